@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the agent itself, in ``[DEFAULT]``."""
+
+import socket
+
+from oslo_config import cfg, types
+
+HOST_NAME = types.String(regex=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=200)
+
+OPTIONS = [
+    (
+        "DEFAULT",
+        [
+            cfg.Opt(
+                "host",
+                dest="host_name",  # CONF.host is the group [host]
+                type=HOST_NAME,
+                default=socket.gethostname(),
+                sample_default="node-1.example.org",
+                help="Name of this host: its queue is compute.<host>. A state directory belongs to one name.",
+            ),
+            cfg.HostAddressOpt(
+                "my_ip",
+                default="127.0.0.1",
+                sample_default="192.0.2.10",
+                help="Address at which other hosts reach this one.",
+            ),
+            cfg.StrOpt(
+                "state_path",
+                default="/var/lib/compute-agent",
+                help="Directory of the state file. It belongs to one agent at a time.",
+            ),
+            cfg.StrOpt(
+                "instances_path",
+                default="$state_path/instances",
+                help="Directory of the instances' disks and of the image cache.",
+            ),
+            cfg.StrOpt(
+                "compute_driver",
+                default="libvirt.LibvirtDriver",
+                help="The driver: a name below compute_agent.virt (libvirt.LibvirtDriver, fake.FakeDriver), "
+                "the name of an entry point in the group compute_agent.drivers, or a full dotted path.",
+            ),
+            cfg.IntOpt(
+                "max_concurrent_builds",
+                default=10,
+                min=1,
+                max=1000,
+                mutable=True,
+                help="How many spawns, rebuilds and evacuations run at once; more wait in line.",
+            ),
+            cfg.IntOpt(
+                "max_concurrent_snapshots",
+                default=5,
+                min=1,
+                max=1000,
+                mutable=True,
+                help="How many snapshots run at once.",
+            ),
+            cfg.IntOpt(
+                "max_concurrent_live_migrations",
+                default=1,
+                min=1,
+                max=100,
+                mutable=True,
+                help="How many live migrations run at once.",
+            ),
+            cfg.StrOpt(
+                "on_host_boot",
+                default="leave",
+                choices=[
+                    ("leave", "guests stay off"),
+                    ("resume", "those that ran are started"),
+                    ("confirm", "host.hello is sent; those that confirm_instances names are started"),
+                ],
+                help="What becomes of the guests when the host has booted.",
+            ),
+            cfg.FloatOpt(
+                "report_interval",
+                default=10.0,
+                min=0.1,
+                max=3600,
+                mutable=True,
+                help="Seconds between two host.report events. A host that was silent for three is not alive.",
+            ),
+            cfg.FloatOpt(
+                "graceful_shutdown_timeout",
+                default=60.0,
+                min=0,
+                mutable=True,
+                help="Seconds that running operations get to end after SIGTERM; the rest goes on later.",
+            ),
+            cfg.StrOpt(
+                "concurrency_backend",
+                default="eventlet",
+                choices=["eventlet"],
+                help="The kind of threads that the agent runs on. This release offers greenthreads.",
+            ),
+            cfg.FloatOpt(
+                "operation_timeout",
+                default=3600.0,
+                min=1,
+                mutable=True,
+                help="Seconds from its start after which an operation without a timeout_s ends with Timeout.",
+            ),
+        ],
+    )
+]

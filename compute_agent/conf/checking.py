@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--check-config``: reads every option, so that a wrong value shows before it hurts."""
+
+import sys
+from collections.abc import Iterator
+
+from oslo_config import cfg
+
+from compute_agent.conf.opts import list_opts
+
+
+def problems(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """Yield what is wrong with the values that ``conf`` read, one sentence each."""
+    for group, options in list_opts():
+        name = group.name if isinstance(group, cfg.OptGroup) else "DEFAULT"
+        for option in options:
+            try:
+                _ = conf[option.dest] if name == "DEFAULT" else conf[name][option.dest]
+            except (cfg.Error, ValueError) as error:
+                yield f"[{name}] {option.name}: {error}"
+    yield from _unknown(conf)
+
+
+def _unknown(conf: cfg.ConfigOpts) -> Iterator[str]:
+    ours = {
+        group.name if isinstance(group, cfg.OptGroup) else "DEFAULT": {option.name for option in options}
+        for group, options in list_opts()
+    }
+    ours.pop("DEFAULT")
+    for path in conf.config_file or ():
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(path, sections).parse()
+        for section, values in sections.items():
+            for name in sorted(values.keys() - ours.get(section, values.keys())):
+                yield f"[{section}] {name}: no such option (in {path})"
+
+
+def report(conf: cfg.ConfigOpts) -> int:
+    """Print what is wrong; return the exit status: 0 when nothing is."""
+    found = list(problems(conf))
+    for problem in found:
+        print(problem, file=sys.stderr)
+    print(f"{len(found)} problems" if found else "the configuration can be used")
+    return 1 if found else 0

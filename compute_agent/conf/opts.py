@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All groups of options: to register them, and to generate the sample configuration."""
+
+from oslo_config import cfg
+
+from compute_agent.conf import agent, consoles, events, health, host, images, journal, libvirt
+
+MODULES = (agent, libvirt, images, consoles, events, journal, host, health)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:
+    """Return every option by its group; the entry point of oslo-config-generator."""
+    return [(group, list(options)) for module in MODULES for group, options in module.OPTIONS]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Register every option with ``conf``. Repeating it is harmless."""
+    for group, options in list_opts():
+        if isinstance(group, cfg.OptGroup):
+            conf.register_group(group)
+            conf.register_opts(options, group=group)
+        else:
+            conf.register_opts(options)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes the outbox: in order, one at a time, each confirmed before it counts as sent.
+
+The broker may be away for as long as it likes; what waits is in the state file, and no
+operation waits for it. An event may be sent twice (a crash between its confirmation and
+the note of it), never out of order and never not at all.
+"""
+
+import logging
+import random
+import time
+
+import msgspec
+
+from compute_agent import concurrency, failpoints
+from compute_agent.events.sink import Sink, SinkUnavailable
+from compute_agent.model.event import Event
+from compute_agent.store import outbox
+from compute_agent.store.database import Store
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 100
+NOTE_INTERVAL_S = 0.1
+RETRY_S = (0.1, 5.0)
+"""First and longest pause between two attempts, in seconds."""
+EPHEMERAL_LIMIT = 100
+"""Ephemeral events that may wait; further ones are dropped."""
+
+
+class Publisher:
+    """Sends what the outbox holds.
+
+    :param store: where the outbox is; its ``on_events`` becomes this publisher's alarm clock
+    :param sink: takes the events
+    """
+
+    def __init__(self, store: Store, sink: Sink) -> None:
+        self._store = store
+        self._sink = sink
+        self._news = concurrency.Event()
+        self._stopping = concurrency.Event()
+        self._sent = store.read(outbox.sent_seq)
+        self._noted = self._sent
+        self._noted_at = time.monotonic()
+        self._ephemeral: concurrency.Queue[tuple[Event, float]] = concurrency.Queue(EPHEMERAL_LIMIT)
+        self._away_since: float | None = None
+        store.on_events = self._news.set
+
+    @property
+    def sent_seq(self) -> int:
+        """Up to which ``seq`` everything was confirmed."""
+        return self._sent
+
+    @property
+    def away_s(self) -> float | None:
+        """For how many seconds the broker has taken no event; None while it takes them."""
+        return None if self._away_since is None else time.monotonic() - self._away_since
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._tasks = [concurrency.spawn(self._run), concurrency.spawn(self._run_ephemeral)]
+        self._news.set()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Send what is there, for ``timeout`` seconds at most, and stop."""
+        self._stopping.set()
+        self._news.set()
+        deadline = time.monotonic() + timeout
+        while not self._tasks[0].ended and time.monotonic() < deadline:
+            concurrency.sleep(0.005)
+        for task in self._tasks:
+            task.kill()
+        self._store.submit(lambda tx: outbox.mark_sent(tx, self._sent)).wait()
+
+    def send_ephemeral(self, event: Event, expires_after_s: float) -> None:
+        """Send an event that is not stored. Dropped when the broker is away or too many wait."""
+        if self._away_since is None and len(self._ephemeral) < EPHEMERAL_LIMIT:
+            self._ephemeral.put((event, expires_after_s))
+
+    def _run(self) -> None:
+        while True:
+            batch = self._store.read(lambda tx: outbox.unsent(tx, self._sent, BATCH))
+            for event in batch:
+                self._send(event)
+            self._note(now=not batch)
+            if not batch:
+                if self._stopping.is_set():
+                    return
+                self._news.wait()
+                self._news.clear()
+
+    def _send(self, event: Event) -> None:
+        pause = RETRY_S[0]
+        while True:
+            try:
+                failpoints.hit("publish.before")
+                self._sink.publish(msgspec.to_builtins(event), context=_context(event))
+                failpoints.hit("publish.after")
+                break
+            except SinkUnavailable as error:
+                self._broker_is_away(error)
+                concurrency.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, RETRY_S[1])
+        self._broker_is_back()
+        assert event.seq is not None
+        self._sent = event.seq
+
+    def _note(self, now: bool) -> None:
+        due = time.monotonic() - self._noted_at >= NOTE_INTERVAL_S
+        if self._sent == self._noted or not (now or due):
+            return
+        if now and not due and not self._stopping.is_set() and self._news.wait(NOTE_INTERVAL_S):
+            return
+        self._noted, self._noted_at = self._sent, time.monotonic()
+        self._store.submit(lambda tx, seq=self._sent: outbox.mark_sent(tx, seq))  # type: ignore[misc]
+
+    def _run_ephemeral(self) -> None:
+        while True:
+            event, expires_after_s = self._ephemeral.get()
+            try:
+                self._sink.publish(
+                    msgspec.to_builtins(event), context=_context(event), expires_after_s=expires_after_s
+                )
+            except SinkUnavailable as error:
+                LOG.debug("an ephemeral event was dropped: %s", error)
+
+    def _broker_is_away(self, error: Exception) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            LOG.warning("the broker takes no events, they are kept: %s", error)
+
+    def _broker_is_back(self) -> None:
+        if self._away_since is not None:
+            LOG.info("the broker takes events again after %.1f s", time.monotonic() - self._away_since)
+            self._away_since = None
+
+
+def _context(event: Event) -> dict[str, object]:
+    context = event.data.get("context")
+    if isinstance(context, dict):
+        return dict(context)
+    return {"request_id": event.request_id} if event.request_id else {}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that bring an instance, take it away, or make it anew."""
+
+import msgspec
+
+from compute_agent.manager.manager import Manager, block_device_info, request_context
+from compute_agent.model import arguments, errors
+from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.states import InstanceState as S
+from compute_agent.operations.verbs import Job, OnFailure, Outcome, Recovery, verb
+
+
+@verb(
+    "spawn",
+    makes=True,
+    working=S.BUILDING,
+    limit="max_concurrent_builds",
+    lifecycle=("started",),
+    on_failure=OnFailure.REMOVE,
+    probe="the domain, its disks and its description at the hypervisor",
+)
+def spawn(manager: Manager, job: Job) -> Outcome:
+    """Make an instance and start it (paused, with ``start_paused``)."""
+    instance = job.instance.instance
+    wanted: arguments.Spawn = job.arguments
+    manager.driver.spawn(
+        request_context(),
+        instance,
+        instance.image,
+        wanted.injected_files,
+        wanted.admin_password,
+        {},
+        instance.network_info,
+        block_device_info(instance),
+    )
+    return Outcome()
+
+
+@verb(
+    "evacuate",
+    makes=True,
+    working=S.BUILDING,
+    limit="max_concurrent_builds",
+    lifecycle=("started",),
+    on_failure=OnFailure.REMOVE,
+    probe="the domain and the owner file beside its disks",
+)
+def evacuate(manager: Manager, job: Job) -> Outcome:
+    """Bring an instance from a host that is off."""
+    raise errors.UnsupportedOperation("evacuate is not offered by this release")
+
+
+@verb(
+    "destroy",
+    optional=True,
+    preempts=True,
+    lifecycle=("stopped",),
+    probe="no domain, and no files unless they are to be kept",
+)
+def destroy(manager: Manager, job: Job) -> Outcome:
+    """Take an instance away. What is queued or running for it is cancelled first."""
+    if job.record is None:
+        return Outcome({"warning": f"no instance {job.operation.instance_uuid} on record: nothing was done"})
+    instance = job.record.instance
+    manager.driver.destroy(
+        request_context(),
+        instance,
+        instance.network_info,
+        block_device_info(instance),
+        destroy_disks=job.arguments.destroy_disks,
+    )
+    return Outcome(gone=True)
+
+
+@verb(
+    "rebuild",
+    starts_from=frozenset({S.ACTIVE, S.STOPPED, S.ERROR}),
+    limit="max_concurrent_builds",
+    lifecycle=("stopped", "started"),
+    on_failure=OnFailure.ERROR,
+    probe="the disk's base and the domain's description name the operation",
+)
+def rebuild(manager: Manager, job: Job) -> Outcome:
+    """Make an instance anew from another image, keeping its identity, NICs and volumes."""
+    wanted: arguments.Rebuild = job.arguments
+    instance = msgspec.structs.replace(job.instance.instance, image=wanted.image)
+    manager.driver.rebuild(
+        request_context(),
+        instance,
+        wanted.image,
+        wanted.injected_files,
+        wanted.admin_password,
+        {},
+        instance.block_device_mapping,
+        None,
+        None,
+        network_info=instance.network_info,
+        block_device_info=block_device_info(instance),
+        preserve_ephemeral=wanted.preserve_ephemeral,
+    )
+    return Outcome(change=lambda record: msgspec.structs.replace(record, instance=instance))
+
+
+@verb("update_instance", probe="the record", recovery=Recovery.REPEAT)
+def update_instance(manager: Manager, job: Job) -> Outcome:
+    """Take over what the scheduler has changed in an instance's description."""
+    wanted: arguments.UpdateInstance = job.arguments
+    names = ("network_info", "block_device_mapping", "metadata", "security_groups")
+    fresh = {name: value for name in names if (value := getattr(wanted, name)) is not None}
+    generation = job.instance.generation if wanted.generation is None else wanted.generation
+
+    def change(record: InstanceRecord) -> InstanceRecord:
+        instance = msgspec.structs.replace(record.instance, generation=generation, **fresh)
+        return msgspec.structs.replace(record, instance=instance, generation=generation)
+
+    manager.driver.set_description(change(job.instance).instance)
+    return Outcome({"changed": sorted(fresh)}, change=change)
+
+
+@verb(
+    "soft_delete",
+    starts_from=frozenset({S.ACTIVE, S.STOPPED}),
+    already=frozenset({S.SOFT_DELETED}),
+    lifecycle=("stopped",),
+    probe="the guest is off",
+)
+def soft_delete(manager: Manager, job: Job) -> Outcome:
+    """Switch an instance off and keep its disks until they are reclaimed."""
+    manager.driver.soft_delete(job.instance.instance)
+    return Outcome(state=S.SOFT_DELETED)
+
+
+@verb(
+    "restore",
+    starts_from=frozenset({S.SOFT_DELETED}),
+    already=frozenset({S.ACTIVE}),
+    lifecycle=("started",),
+    probe="the guest runs",
+)
+def restore(manager: Manager, job: Job) -> Outcome:
+    """Bring a soft-deleted instance back."""
+    manager.driver.restore(job.instance.instance)
+    return Outcome(state=S.ACTIVE)

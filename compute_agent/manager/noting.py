@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Noting what the hypervisor shows: the record's power state and its event, in one commit."""
+
+from typing import Any
+
+import msgspec
+
+from compute_agent.manager.manager import Manager
+from compute_agent.model import errors
+from compute_agent.model.event import Cause, EventType
+from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.states import PowerState, follow
+from compute_agent.operations import telling
+from compute_agent.store import instances, outbox
+from compute_agent.store.database import Transaction
+from compute_agent.virt import event as virt_event
+
+TRANSITIONS: dict[int, tuple[EventType, PowerState]] = {
+    virt_event.EVENT_LIFECYCLE_STARTED: (EventType.LIFECYCLE_STARTED, PowerState.RUNNING),
+    virt_event.EVENT_LIFECYCLE_STOPPED: (EventType.LIFECYCLE_STOPPED, PowerState.SHUTDOWN),
+    virt_event.EVENT_LIFECYCLE_PAUSED: (EventType.LIFECYCLE_PAUSED, PowerState.PAUSED),
+    virt_event.EVENT_LIFECYCLE_RESUMED: (EventType.LIFECYCLE_RESUMED, PowerState.RUNNING),
+    virt_event.EVENT_LIFECYCLE_SUSPENDED: (EventType.LIFECYCLE_SUSPENDED, PowerState.SUSPENDED),
+    virt_event.EVENT_LIFECYCLE_CRASHED: (EventType.LIFECYCLE_CRASHED, PowerState.CRASHED),
+    virt_event.EVENT_LIFECYCLE_POSTCOPY_STARTED: (EventType.LIFECYCLE_POSTCOPY_STARTED, PowerState.PAUSED),
+    virt_event.EVENT_LIFECYCLE_MIGRATION_COMPLETED: (
+        EventType.LIFECYCLE_MIGRATION_COMPLETED,
+        PowerState.NOSTATE,
+    ),
+}
+"""What each transition is called in an event, and the power state that it leads to."""
+
+ENDS = frozenset({EventType.LIFECYCLE_STOPPED, EventType.LIFECYCLE_CRASHED})
+
+
+def note(
+    tx: Transaction,
+    uuid: str,
+    kind: EventType,
+    power_state: PowerState,
+    cause: Cause,
+    operation_id: str | None,
+    data: dict[str, Any],
+    *,
+    owned: bool,
+) -> InstanceRecord | None:
+    """Take down that an instance now has ``power_state``, and tell it.
+
+    :param owned: a verb works on the instance, so its state is not touched
+    :return: the record as it is now; None if there is none
+    """
+    found = instances.find(tx, uuid)
+    if found is None or found.gone:
+        return None
+    state = found.state if owned else follow(found.state, power_state)
+    now = msgspec.structs.replace(found, power_state=power_state, state=state)
+    now = instances.put(tx, now) if now != found else now
+    outbox.append(
+        tx,
+        kind,
+        instance=now,
+        operation_id=operation_id,
+        cause=cause,
+        data={"power_state": power_state.value, **data},
+    )
+    if now.state != found.state:
+        telling.tell_record(tx, EventType.INSTANCE_UPDATED, now)
+    return now
+
+
+def last_words(manager: Manager, uuid: str) -> dict[str, str]:
+    """Return the tails of a guest's logs, as evidence; what can't be read is said instead."""
+    found = manager.store.read(lambda tx: instances.find(tx, uuid))
+    if found is None:
+        return {}
+    try:
+        return dict(manager.driver.get_last_words(found.instance))
+    except errors.ComputeError as error:
+        return {"error": error.message}

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hypervisor did, taken down: into the instance's record and the outbox, in one commit.
+
+The driver's listener only puts an event on a queue. From there the events are handled one
+by one, in order. While a verb works on an instance, its events change the power state alone;
+what the instance *is* changes when the verb ends. Otherwise the state follows the guest.
+"""
+
+import collections
+import logging
+import time
+from typing import Any
+
+import msgspec
+
+from compute_agent import concurrency, steps
+from compute_agent.manager import host, noting, reconcile
+from compute_agent.manager.manager import Manager
+from compute_agent.model import errors
+from compute_agent.model.event import Cause
+from compute_agent.model.states import PowerState
+from compute_agent.operations.engine import Entry
+from compute_agent.store import instances
+from compute_agent.store.database import Transaction
+from compute_agent.virt import event as virt_event
+
+LOG = logging.getLogger(__name__)
+
+HYPERVISOR = "hypervisor"
+"""The owner of the reason against new guests while the hypervisor is away."""
+
+
+class Observer:
+    """Takes down what the driver reports."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._events: collections.deque[virt_event.Event] = collections.deque()
+        self._news = concurrency.Event()
+        self._one = concurrency.Semaphore(1)
+
+    def start(self) -> None:
+        """Listen to the driver."""
+        self._manager.driver.register_event_listener(self.receive)
+        concurrency.spawn(self._run)
+
+    def receive(self, event: virt_event.Event) -> None:
+        """Take an event from the driver; nothing else may happen here."""
+        self._events.append(event)
+        self._news.set()
+
+    def drain(self) -> None:
+        """Handle what has come; what it writes is in the store's queue when this returns."""
+        with self._one:
+            while self._events:
+                self._handle(self._events.popleft())
+
+    def look_again(self, uuid: str, timeout: float) -> None:
+        """Read an instance's power state back, after a verb on it failed; best effort.
+
+        :param timeout: in seconds
+        """
+        record = self._manager.store.read(lambda tx: instances.find(tx, uuid))
+        if record is None or record.gone:
+            return
+        try:
+            with steps.working(steps.Work(verb="look again", deadline=time.monotonic() + timeout)):
+                seen = self._manager.driver.get_info(record.instance)
+        except (errors.ComputeError, concurrency.TimedOut) as error:
+            LOG.debug("the power state of %s could not be read back: %s", uuid, error)
+            return
+        self.drain()
+        self._manager.store.insist(lambda tx: _correct(tx, uuid, seen.state))
+
+    def _run(self) -> None:
+        while True:
+            self._news.wait()
+            self._news.clear()
+            self.drain()
+
+    def _handle(self, event: virt_event.Event) -> None:
+        try:
+            if isinstance(event, virt_event.LifecycleEvent):
+                self._lifecycle(event)
+            elif isinstance(event, virt_event.HypervisorEvent):
+                concurrency.spawn(self._hypervisor, event)
+        except Exception:
+            LOG.exception("an event of the driver was not handled: %s", event)
+
+    def _lifecycle(self, event: virt_event.LifecycleEvent) -> None:
+        uuid = event.get_instance_uuid()
+        kind, power_state = noting.TRANSITIONS[event.get_transition()]
+        entry = self._manager.engine.running_on(uuid)
+        caused = entry is not None and kind.value.rpartition(".")[2] in expected(entry)
+        data: dict[str, Any] = {"detail": event.detail, "observed": "live"}
+        if kind in noting.ENDS and not caused:
+            data["last_words"] = noting.last_words(self._manager, uuid)
+        cause = Cause.OPERATION if caused else Cause(event.origin)
+        operation_id = entry.operation_id if caused and entry is not None else None
+        self._manager.store.submit(
+            lambda tx: noting.note(
+                tx, uuid, kind, power_state, cause, operation_id, data, owned=entry is not None
+            )
+        )
+
+    def _hypervisor(self, event: virt_event.HypervisorEvent) -> None:
+        if event.connected:
+            reconcile.after_start(self._manager)
+            self._manager.hypervisor_away = None
+            host.enable(self._manager, HYPERVISOR)
+        else:
+            self._manager.hypervisor_away = event.reason
+            host.disable(self._manager, HYPERVISOR, event.reason)
+
+
+def expected(entry: Entry) -> frozenset[str]:
+    """Return the lifecycle events that an operation may cause."""
+    extra = {"paused"} if entry.verb.makes else set()
+    extra |= {"stopped"} if entry.verb.makes or entry.cancelled else set()
+    return frozenset(entry.verb.lifecycle) | extra
+
+
+def _correct(tx: Transaction, uuid: str, seen: PowerState) -> None:
+    record = instances.find(tx, uuid)
+    if record is not None and not record.gone and seen not in (record.power_state, PowerState.NOSTATE):
+        instances.put(tx, msgspec.structs.replace(record, power_state=seen))

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions: answered at once, change nothing, and say what they are as of.
+
+One module per kind: what is on record, what happened, the host, guests, plans. Each function
+takes the manager and the question's arguments and returns the answer as plain data.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compute_agent.manager.manager import Manager, as_of
+from compute_agent.manager.questions import guests, happened, host, planning, records
+from compute_agent.model import decode, errors
+from compute_agent.model.questions import QUESTIONS
+
+Answer = Callable[[Manager, Any], dict[str, Any]]
+
+MODULES = (records, happened, host, guests, planning)
+
+TABLE: Mapping[str, Answer] = {name: answer for module in MODULES for name, answer in module.ANSWERS.items()}
+"""Every question and the function that answers it."""
+
+if missing := QUESTIONS.keys() - TABLE.keys():
+    raise ValueError(f"questions without an answer: {', '.join(sorted(missing))}")
+
+
+def ask(manager: Manager, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a question.
+
+    :raises UnknownVerb: if there is no such question
+    :raises InvalidArguments: if its arguments are wrong
+    """
+    if name not in TABLE:
+        raise errors.UnknownVerb(f"unknown question: {name[:64]}")
+    arguments = decode.arguments(values, QUESTIONS[name])
+    answer = TABLE[name](manager, arguments)
+    if "as_of" not in answer:
+        answer["as_of"] = manager.store.read(as_of)
+    return answer

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing the record with the hypervisor, after the agent or the hypervisor was away.
+
+The hypervisor keeps no history, so what happened meanwhile is told as differences found
+(``observed: reconciled``). Nothing is done about them: a domain that is missing is reported,
+one that nobody knows is reported and left alone.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from compute_agent.conf import CONF
+from compute_agent.manager import adoption, host, noting
+from compute_agent.manager.manager import Manager
+from compute_agent.model import errors
+from compute_agent.model.event import Cause, EventType
+from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.states import SETTLED, InstanceState, PowerState
+from compute_agent.operations import telling
+from compute_agent.store import directory, instances, outbox
+from compute_agent.store import host as host_store
+from compute_agent.store.database import Transaction
+from compute_agent.virt.info import InstanceInfo
+
+LOG = logging.getLogger(__name__)
+
+BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
+BOOT_KEY = "boot_id"
+
+KINDS = {
+    PowerState.RUNNING: EventType.LIFECYCLE_STARTED,
+    PowerState.PAUSED: EventType.LIFECYCLE_PAUSED,
+    PowerState.SUSPENDED: EventType.LIFECYCLE_SUSPENDED,
+    PowerState.SHUTDOWN: EventType.LIFECYCLE_STOPPED,
+    PowerState.CRASHED: EventType.LIFECYCLE_CRASHED,
+}
+RESUMES = frozenset({PowerState.PAUSED, PowerState.SUSPENDED})
+
+
+def compare(manager: Manager) -> None:
+    """Take over what the hypervisor shows, and tell what differs from the record.
+
+    :raises HypervisorUnavailable: if it does not answer
+    """
+    seen = manager.driver.get_all_info()
+    records = {record.uuid: record for record in manager.store.read(instances.every)}
+    for uuid, record in records.items():
+        if manager.engine.of_instance(uuid):
+            continue  # its operation finds out itself
+        info = seen.get(uuid)
+        if info is None:
+            _missing(manager, record)
+        elif _differs(record, info):
+            _changed(manager, record, info)
+    _unknown(manager, {uuid: info for uuid, info in seen.items() if uuid not in records})
+
+
+def _differs(record: InstanceRecord, info: InstanceInfo) -> bool:
+    both_off = {record.power_state, info.state} <= {
+        PowerState.SHUTDOWN,
+        PowerState.CRASHED,
+        PowerState.NOSTATE,
+    }
+    return info.state not in (record.power_state, PowerState.NOSTATE) and not both_off
+
+
+def _changed(manager: Manager, record: InstanceRecord, info: InstanceInfo) -> None:
+    kind = KINDS.get(info.state)
+    if kind is None:
+        return
+    if kind is EventType.LIFECYCLE_STARTED and record.power_state in RESUMES:
+        kind = EventType.LIFECYCLE_RESUMED
+    data: dict[str, Any] = {"detail": f"was {record.power_state.name} on record", "observed": "reconciled"}
+    if kind in noting.ENDS:
+        data["last_words"] = noting.last_words(manager, record.uuid)
+    manager.store.insist(
+        lambda tx: noting.note(
+            tx, record.uuid, kind, info.state, Cause.UNKNOWN, None, data, owned=record.state not in SETTLED
+        )
+    )
+
+
+def _missing(manager: Manager, record: InstanceRecord) -> None:
+    if record.state is InstanceState.ERROR and record.power_state is PowerState.NOSTATE:
+        return  # told before
+    error = errors.HypervisorError(
+        "the hypervisor has no domain of this instance any more; somebody removed it",
+        hint="destroy strikes it from the record and removes its disks; rebuild makes it anew",
+    )
+
+    def write(tx: Transaction) -> None:
+        found = instances.find(tx, record.uuid)
+        if found is None or found.gone:
+            return
+        now = msgspec.structs.replace(
+            found, power_state=PowerState.NOSTATE, state=InstanceState.ERROR, error=error.to_error()
+        )
+        now = instances.put(tx, now)
+        outbox.append(
+            tx,
+            EventType.LIFECYCLE_STOPPED,
+            instance=now,
+            data={
+                "power_state": PowerState.NOSTATE.value,
+                "detail": "domain missing",
+                "observed": "reconciled",
+            },
+        )
+        telling.tell_record(tx, EventType.INSTANCE_UPDATED, now)
+
+    manager.store.insist(write)
+
+
+def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
+    """Take on record again what the state file has lost, and report what is not ours."""
+    reset = manager.store.read(lambda tx: host_store.get(tx, directory.RESET))
+    for uuid, info in seen.items():
+        if manager.engine.of_instance(uuid):
+            continue
+        description = manager.driver.get_description(uuid)
+        if reset and description is not None and not _was_gone(manager, uuid):
+            _adopt_again(manager, adoption.record_of(info, description))
+        else:
+            _report_orphan(manager, info, ours=description is not None)
+
+
+def _was_gone(manager: Manager, uuid: str) -> bool:
+    found = manager.store.read(lambda tx: instances.find(tx, uuid))
+    return found is not None
+
+
+def _adopt_again(manager: Manager, record: InstanceRecord) -> None:
+    LOG.warning("taking instance %s on record again, from its domain's description", record.uuid)
+
+    def write(tx: Transaction) -> None:
+        telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, record))
+
+    manager.store.insist(write)
+
+
+def _report_orphan(manager: Manager, info: InstanceInfo, *, ours: bool) -> None:
+    key = f"orphan {info.uuid}"
+    if manager.store.read(lambda tx: host_store.get(tx, key)) is not None:
+        return
+    LOG.warning("domain %s (%s) is on nobody's record; it is left alone", info.uuid, info.name)
+
+    def write(tx: Transaction) -> None:
+        host_store.put(tx, key, info.name)
+        outbox.append(
+            tx,
+            EventType.HOST_ORPHAN_FOUND,
+            cause=Cause.HOST,
+            data={"kind": "domain", "id": info.uuid, "name": info.name, "described": ours},
+        )
+
+    manager.store.insist(write)
+
+
+# --- after the host has booted -----------------------------------------------------------------------
+
+
+def after_start(manager: Manager) -> None:
+    """Compare, at the agent's start or when the hypervisor is back.
+
+    What ran before the host booted is dealt with as configured; a new state file has been
+    filled when this returns.
+
+    :raises HypervisorUnavailable: if it does not answer; to be called again when it does
+    """
+    ran = [
+        record.uuid for record in manager.store.read(instances.every) if record.state is InstanceState.ACTIVE
+    ]
+    boot_id = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+    before = manager.store.read(lambda tx: host_store.get(tx, BOOT_KEY))
+    compare(manager)
+    if before not in (None, boot_id):
+        _follow_policy(manager, [record for record in ran if _is_off(manager, record)])
+
+    def write(tx: Transaction) -> None:
+        host_store.put(tx, BOOT_KEY, boot_id)
+        host_store.drop(tx, directory.RESET)
+
+    manager.store.insist(write)
+
+
+def _is_off(manager: Manager, uuid: str) -> bool:
+    record = manager.store.read(lambda tx: instances.find(tx, uuid))
+    return record is not None and record.state is InstanceState.STOPPED
+
+
+def _follow_policy(manager: Manager, uuids: list[str]) -> None:
+    if CONF.on_host_boot == "resume":
+        host.start(manager, uuids)
+    elif CONF.on_host_boot == "confirm":
+        manager.store.write(lambda tx: _say_hello(tx, uuids))
+
+
+def _say_hello(tx: Transaction, uuids: list[str]) -> None:
+    held = [instances.find(tx, uuid) for uuid in uuids]
+    host_store.put(tx, host.AWAITING, json.dumps(uuids))
+    outbox.append(
+        tx,
+        EventType.HOST_HELLO,
+        cause=Cause.HOST,
+        data={"instances": [{"uuid": r.uuid, "generation": r.generation} for r in held if r is not None]},
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets: which fields they are, and values without them.
+
+A field is secret when its type says so (:data:`compute_agent.model.fields.SECRET`).
+Whatever leaves the agent (events, logs, metadata of a domain, answers) goes through
+:func:`redacted` first.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+HIDDEN = "***"
+
+
+def redacted(value: Any) -> Any:
+    """Return ``value`` as plain data (dicts, lists, strings, numbers), each secret replaced.
+
+    An empty secret (None, an empty object) stays as it is, so that a reader sees there is none.
+    """
+    if isinstance(value, msgspec.Struct):
+        secret = _secret_fields(type(value))
+        return {name: _hide(item) if name in secret else redacted(item) for name, item in _items(value)}
+    if isinstance(value, dict):
+        return {key: redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return msgspec.to_builtins(value)
+
+
+def _hide(value: Any) -> Any:
+    return HIDDEN if value else msgspec.to_builtins(value)
+
+
+def _items(value: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(value, name)) for name in value.__struct_fields__)
+
+
+@cache
+def _secret_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    return frozenset(field.name for field in info.fields if _is_secret(field.type))
+
+
+def _is_secret(info: inspect.Type) -> bool:
+    if isinstance(info, inspect.Metadata):
+        return bool((info.extra or {}).get("secret")) or _is_secret(info.type)
+    if isinstance(info, inspect.UnionType):
+        return any(_is_secret(member) for member in info.types)
+    return False

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VIF: one network interface of an instance, with what its host needs to plug it."""
+
+import enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from compute_agent.model.fields import Identifier, InterfaceName, IpAddress, MacAddress
+
+
+class VifType(enum.StrEnum):
+    """How the interface reaches the network."""
+
+    BRIDGE = "bridge"
+    OVS = "ovs"
+    MACVTAP = "macvtap"
+    ETHERNET = "ethernet"
+
+
+class VifModel(enum.StrEnum):
+    """The device that the guest sees."""
+
+    VIRTIO = "virtio"
+    E1000 = "e1000"
+    E1000E = "e1000e"
+    RTL8139 = "rtl8139"
+
+
+class Vif(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One interface. ``address`` is its MAC address, ``mtu`` in bytes."""
+
+    id: Identifier
+    address: MacAddress
+    type: VifType = VifType.BRIDGE
+    bridge: InterfaceName | None = None
+    mtu: Annotated[int, Meta(ge=68, le=65535)] | None = None
+    fixed_ips: list[IpAddress] = []
+    model: VifModel = VifModel.VIRTIO
+    port_filter: bool = True
+    tag: Identifier | None = None

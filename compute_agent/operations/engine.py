@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: runs what the journal holds, also after a restart.
+
+Operations of one instance run one after another, in the order in which they came; those of
+different instances run side by side, as many as their limits let. Control verbs run at
+once. Nothing here is needed to remember what was asked: lanes hold ids, the journal the rest.
+"""
+
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from compute_agent import concurrency, failpoints, steps
+from compute_agent.conf import CONF
+from compute_agent.model import clock, errors
+from compute_agent.model.operation import Lane, Operation, OperationState, Timing
+from compute_agent.operations import acceptance, turns
+from compute_agent.operations.limits import Limit
+from compute_agent.operations.logcontext import logging_as
+from compute_agent.operations.verbs import Job, Outcome, Verb
+from compute_agent.store import host, journal
+from compute_agent.store.database import Store, Transaction
+
+LOG = logging.getLogger(__name__)
+
+HOST_LANE = "host"
+PROGRESS_INTERVAL_S = 1.0
+
+
+class Entry:
+    """An operation that has not ended, as the engine holds it."""
+
+    def __init__(self, operation: Operation, verb: Verb) -> None:
+        self.operation_id = operation.operation_id
+        self.instance_uuid = operation.instance_uuid
+        self.verb = verb
+        self.queued_at = time.monotonic()
+        self.told_at = 0.0
+        self.cancelled = False
+        self.work: steps.Work | None = None
+        self.ended = concurrency.Event()
+        self.waiting_for: str | None = None
+
+    @property
+    def lane(self) -> str:
+        """The name of its lane."""
+        return HOST_LANE if self.verb.lane is Lane.HOST else f"instance {self.instance_uuid}"
+
+    def cancel(self) -> None:
+        """Ask it to end: at its turn, or at its next step when it runs."""
+        self.cancelled = True
+        if self.work is not None:
+            self.work.cancel_requested.set()
+
+
+class Engine:
+    """Runs operations.
+
+    :param store: where the journal is
+    :param table: the verbs
+    :param manager: handed to each verb's function
+    """
+
+    def __init__(self, store: Store, table: Mapping[str, Verb], manager: Any) -> None:
+        self.store = store
+        self.table = table
+        self.before_end: Callable[[Entry, errors.ComputeError | None], object] = lambda entry, error: None
+        self.on_progress: Callable[[Operation], object] = lambda operation: None
+        self._manager = manager
+        self._key = store.write(host.digest_key)
+        self._entries: dict[str, Entry] = {}
+        self._lanes: dict[str, collections.deque[Entry]] = {}
+        self._running: dict[str, Entry] = {}
+        self._general = Limit(lambda: CONF.journal.max_running)
+        self._limits = {
+            option: Limit(lambda option=option: getattr(CONF, option))  # type: ignore[misc]
+            for option in {verb.limit for verb in table.values() if verb.limit}
+        }
+        self._stopping = concurrency.Event()
+        self._idle = concurrency.Event()
+        self._idle.set()
+
+    # --- taking in -----------------------------------------------------------------------------------
+
+    def accept(
+        self, proposals: Iterable[acceptance.Proposal], also: Callable[[Transaction], object] | None = None
+    ) -> list[acceptance.Accepted]:
+        """Write ``proposals`` into the journal in one commit and set about those that are new.
+
+        :param also: what else is to be in the commit
+        :raises DiskFull: if there is no room; nothing was accepted
+        """
+        proposals = list(proposals)
+        room = CONF.journal.max_queued - self.waiting
+
+        def write(tx: Transaction) -> list[acceptance.Accepted]:
+            if also is not None:
+                also(tx)
+            return [
+                acceptance.accept(tx, proposal, self._key, busy=number >= room)
+                for number, proposal in enumerate(proposals)
+            ]
+
+        accepted = self.store.write(write)
+        for one in accepted:
+            if one.fresh and one.operation is not None:
+                self._enqueue(one.operation)
+        return accepted
+
+    def recover(self) -> int:
+        """Set about what an earlier run of the agent left; return how many operations that is."""
+        left = self.store.read(journal.live)
+        for operation in left:
+            self._enqueue(operation)
+        return len(left)
+
+    def stop(self, timeout: float) -> bool:
+        """Begin nothing more and let what runs end, for ``timeout`` seconds; return whether it did."""
+        self._stopping.set()
+        return not self._running or self._idle.wait(timeout)
+
+    def _enqueue(self, operation: Operation) -> None:
+        if operation.operation_id in self._entries:
+            return
+        entry = Entry(operation, self.table[operation.verb])
+        self._entries[entry.operation_id] = entry
+        if entry.verb.lane is Lane.CONTROL:
+            concurrency.spawn(self._run, entry)
+            return
+        self._preempt(entry)
+        lane = self._lanes.get(entry.lane)
+        if lane is not None:
+            lane.append(entry)
+            return
+        self._lanes[entry.lane] = collections.deque([entry])
+        concurrency.spawn(self._drain, entry.lane)
+
+    def _preempt(self, entry: Entry) -> None:
+        if entry.verb.preempts:
+            for other in (*self._lanes.get(entry.lane, ()), self.running_on(entry.instance_uuid or "")):
+                if other is not None:
+                    other.cancel()
+
+    # --- running -------------------------------------------------------------------------------------
+
+    def _drain(self, name: str) -> None:
+        lane = self._lanes[name]
+        while lane and not self._stopping.is_set():
+            entry = lane.popleft()
+            if not entry.ended.is_set():
+                self._take_turn(entry)
+        if not lane:
+            del self._lanes[name]
+
+    def _take_turn(self, entry: Entry) -> None:
+        with contextlib.ExitStack() as places:
+            if entry.verb.limit is not None:
+                entry.waiting_for = f"a place within {entry.verb.limit}"
+                places.enter_context(self._limits[entry.verb.limit].place())
+            entry.waiting_for = "a free place to run"
+            places.enter_context(self._general.place())
+            self._run(entry)
+
+    def _run(self, entry: Entry) -> None:
+        if self._stopping.is_set() or entry.ended.is_set():
+            return
+        entry.waiting_for = None
+        self._running[entry.operation_id] = entry
+        self._idle.clear()
+        given_up: list[concurrency.Call[Any]] = []
+        concurrency.ABANDONED.set(given_up)
+        try:
+            self._do(entry)
+        except Exception as error:
+            LOG.exception("operation %s could not be run", entry.operation_id)
+            self._end_broken(entry, errors.Internal(f"{type(error).__name__}: {error}"))
+        finally:
+            self._forget(entry)
+        for call in given_up:
+            call.ended.wait()  # the lane stays closed until the hypervisor has answered
+
+    def _forget(self, entry: Entry) -> None:
+        self._entries.pop(entry.operation_id, None)
+        self._running.pop(entry.operation_id, None)
+        entry.ended.set()
+        if not self._running:
+            self._idle.set()
+
+    def _do(self, entry: Entry) -> None:
+        verb = entry.verb
+        queued_ms = (time.monotonic() - entry.queued_at) * 1000
+        if entry.cancelled and self._end_unbegun(entry):
+            return
+        begun = self.store.insist(lambda tx: turns.begin(tx, verb, entry.operation_id, queued_ms))
+        if begun.arguments is None:
+            return
+        work = self._work(entry, begun)
+        with steps.working(work), logging_as(begun.operation):
+            error, outcome = self._perform(verb, Job(begun.operation, begun.arguments, begun.record, work))
+            self.before_end(entry, error)
+            timing = Timing(queued_ms=begun.operation.timing.queued_ms, steps=work.timings)
+            self.store.insist(lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing))
+
+    def _end_unbegun(self, entry: Entry) -> bool:
+        """End a cancelled operation that never ran; False for one that a crash interrupted."""
+
+        def write(tx: Transaction) -> bool:
+            operation = journal.find(tx, entry.operation_id)
+            assert operation is not None
+            if operation.state is OperationState.RUNNING:
+                return False
+            turns.end(tx, entry.verb, operation, errors.Cancelled("it was cancelled before its turn"))
+            return True
+
+        return self.store.insist(write)
+
+    def _end_broken(self, entry: Entry, error: errors.ComputeError) -> None:
+        """End an operation that the engine itself stumbled over, so that it does not stay for ever."""
+
+        def write(tx: Transaction) -> None:
+            operation = journal.find(tx, entry.operation_id)
+            if operation is not None:
+                turns.end(tx, entry.verb, operation, error)
+
+        self.store.insist(write)
+
+    def _work(self, entry: Entry, begun: turns.Begun) -> steps.Work:
+        assert begun.arguments is not None
+        seconds = begun.arguments.timeout_s or entry.verb.timeout_s or CONF.operation_timeout
+        entry.work = steps.Work(
+            entry.operation_id,
+            entry.verb.name,
+            entry.instance_uuid,
+            deadline=time.monotonic() + seconds,
+            attempts=begun.operation.attempts,
+            undo_only=begun.operation.attempts > CONF.journal.max_attempts,
+            on_change=lambda work: self._tell_progress(entry),
+        )
+        if entry.cancelled:
+            entry.work.cancel_requested.set()
+        return entry.work
+
+    def _perform(self, verb: Verb, job: Job) -> tuple[errors.ComputeError | None, Outcome | None]:
+        try:
+            failpoints.hit(f"{verb.name}.begun")
+            outcome = verb.perform(self._manager, job)
+            failpoints.hit(f"{verb.name}.done")
+        except errors.ComputeError as error:
+            LOG.warning("%s failed: %s: %s", verb.name, error.code, error.message)
+            return error, None
+        except concurrency.TimedOut:
+            return errors.Timeout(f"{verb.name} waited too long", step=job.work.step), None
+        except Exception as error:
+            LOG.exception("%s failed in a way that it should not", verb.name)
+            return errors.Internal(f"{type(error).__name__}: {error}", step=job.work.step), None
+        return None, outcome
+
+    def _tell_progress(self, entry: Entry) -> None:
+        now = time.monotonic()
+        if entry.told_at == 0.0:
+            entry.told_at = now  # what is over within a second is not worth telling
+        if now - entry.told_at >= PROGRESS_INTERVAL_S:
+            entry.told_at = now
+            concurrency.spawn(self._tell_progress_now, entry)
+
+    def _tell_progress_now(self, entry: Entry) -> None:
+        operation = self.store.read(lambda tx: journal.find(tx, entry.operation_id))
+        if operation is not None and not operation.ended:
+            self.on_progress(self.overlay(operation))
+
+    # --- looking and stopping --------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many operations stand in line."""
+        return len(self._entries) - len(self._running)
+
+    @property
+    def running(self) -> int:
+        """How many operations run."""
+        return len(self._running)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All operations that have not ended."""
+        return list(self._entries.values())
+
+    def of_instance(self, uuid: str) -> list[Entry]:
+        """Return the operations on an instance that have not ended, in order."""
+        return [entry for entry in self._entries.values() if entry.instance_uuid == uuid]
+
+    def running_on(self, uuid: str) -> Entry | None:
+        """Return the operation that runs on an instance in its lane, or None."""
+        for entry in self._running.values():
+            if entry.instance_uuid == uuid and entry.verb.lane is Lane.INSTANCE:
+                return entry
+        return None
+
+    def overlay(self, operation: Operation) -> Operation:
+        """Return ``operation`` with what is known only while it lives: step, progress, place in line."""
+        entry = self._entries.get(operation.operation_id)
+        if entry is None or operation.ended:
+            return operation
+        work = entry.work
+        if work is None:
+            return msgspec.structs.replace(
+                operation, queue_position=self._position(entry), waiting_for=entry.waiting_for or "its turn"
+            )
+        return msgspec.structs.replace(
+            operation,
+            step=work.step,
+            progress=work.progress,
+            waiting_for=work.waiting_for,
+            deadline=_wall(work.deadline),
+        )
+
+    def _position(self, entry: Entry) -> int:
+        lane = self._lanes.get(entry.lane, ())
+        return next((n for n, other in enumerate(lane, start=1) if other is entry), 0)
+
+    def cancel(self, operation_id: str) -> Operation | None:
+        """Cancel an operation and return it when it has ended; None if its id was never seen.
+
+        :raises TooLate: if it ended otherwise, before or in spite of it
+        """
+        entry = self._entries.get(operation_id)
+        if entry is not None:
+            entry.cancel()
+            if entry.work is None and entry.operation_id not in self._running and self._end_unbegun(entry):
+                self._forget(entry)
+            steps.current().wait(entry.ended)
+        operation = self.store.read(lambda tx: journal.find(tx, operation_id))
+        if operation is not None and operation.state is not OperationState.CANCELLED:
+            raise errors.TooLate(f"operation {operation_id} has {operation.state}")
+        return operation
+
+    def refresh_limits(self) -> None:
+        """Let in who fits after the configuration changed."""
+        for limit in (self._general, *self._limits.values()):
+            limit.refresh()
+
+
+def _wall(deadline: float | None) -> str | None:
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    return clock.timestamp(clock.after(left))

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operation's two turns in the state file: its beginning and its end, one transaction each.
+
+Whether a verb may start is decided here, at its turn and not at its arrival, because what
+stood in line before it may have changed the instance. Its end, the instance's new record and
+the events of both are one commit: nobody ever sees one without the other.
+"""
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from compute_agent.model import clock, decode, errors
+from compute_agent.model.arguments import Arguments
+from compute_agent.model.event import EventType
+from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.operation import Operation, OperationState, Timing
+from compute_agent.model.states import FOLLOWED, SETTLED, InstanceState, change, follow
+from compute_agent.operations import telling
+from compute_agent.operations.verbs import OnFailure, Outcome, Recovery, Verb
+from compute_agent.store import host, instances, journal
+from compute_agent.store.database import Transaction
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """An operation at its turn. ``arguments`` is None when it ended at once."""
+
+    operation: Operation
+    arguments: Arguments | None = None
+    record: InstanceRecord | None = None
+
+
+# --- the beginning ---------------------------------------------------------------------------------
+
+
+def begin(tx: Transaction, verb: Verb, operation_id: str, queued_ms: float) -> Begun:
+    """Begin an operation, or end it at once when it may not start or there is nothing to do."""
+    operation = journal.find(tx, operation_id)
+    assert operation is not None and not operation.ended
+    interrupted = operation.state is OperationState.RUNNING
+    try:
+        arguments: Any = decode.arguments(journal.arguments(tx, operation_id), verb.arguments)
+        if interrupted and verb.recovery is Recovery.INTERRUPTED:
+            raise errors.Interrupted(f"a crash interrupted {verb.name}; whether it took effect is not known")
+        record = _find(tx, operation) if interrupted else admit(tx, verb, operation, arguments)
+    except errors.ComputeError as error:
+        return Begun(end(tx, verb, operation, error))
+    if not interrupted and record is not None and record.state in verb.already:
+        return Begun(end(tx, verb, operation, None, Outcome({"already": True}, state=record.state)))
+    operation = msgspec.structs.replace(
+        operation,
+        state=OperationState.RUNNING,
+        attempts=operation.attempts + 1,
+        started_at=operation.started_at or clock.timestamp(),
+        timing=Timing(queued_ms=round(queued_ms, 3)),
+    )
+    journal.update(tx, operation)
+    telling.tell(tx, EventType.OPERATION_STARTED, operation)
+    return Begun(operation, arguments, _enter(tx, verb, operation, record))
+
+
+def _find(tx: Transaction, operation: Operation) -> InstanceRecord | None:
+    return instances.find(tx, operation.instance_uuid) if operation.instance_uuid else None
+
+
+def admit(tx: Transaction, verb: Verb, operation: Operation, arguments: Any) -> InstanceRecord | None:
+    """Say whether a verb may start now, and on which record. Writes nothing.
+
+    :return: the record that it is about (for one that makes an instance, the one to be); None if none
+    :raises ComputeError: why it may not
+    """
+    if arguments.expires_at is not None and arguments.expires_at <= clock.now():
+        raise errors.Expired(f"it expired at {clock.timestamp(arguments.expires_at)}, before its turn")
+    if verb.makes:
+        return _admit_new(tx, arguments)
+    if operation.instance_uuid is None:
+        return None
+    if verb.optional:
+        record = instances.find(tx, operation.instance_uuid)
+        if record is None or record.gone:
+            return None
+    else:
+        record = instances.get(tx, operation.instance_uuid)
+    _check_conditions(record, arguments)
+    _check_state(verb, record, arguments)
+    return record
+
+
+def _admit_new(tx: Transaction, arguments: Any) -> InstanceRecord:
+    instance = arguments.instance.named()
+    generation = max(instance.generation, arguments.generation or 0)
+    previous = instances.find(tx, instance.uuid)
+    if reasons := host.reasons(tx).get(host.OPERATOR):
+        raise errors.HostDisabled(f"this host takes no new guests: {reasons}")
+    if previous is not None and not previous.gone:
+        if generation < previous.generation:
+            raise errors.StaleGeneration(f"generation {generation} is below {previous.generation}")
+        raise errors.InstanceExists(f"instance {instance.uuid} is here already, {previous.state}")
+    if previous is not None and generation <= previous.generation:
+        raise errors.StaleGeneration(
+            f"instance {instance.uuid} was here with generation {previous.generation}; a higher one is needed"
+        )
+    instance = msgspec.structs.replace(instance, generation=generation)
+    record = InstanceRecord(
+        uuid=instance.uuid,
+        instance=instance,
+        state=InstanceState.BUILDING,
+        generation=generation,
+        revision=previous.revision if previous else 0,
+    )
+    instances.refuse_taken_name(tx, record)
+    return record
+
+
+def _check_conditions(record: InstanceRecord, arguments: Any) -> None:
+    if arguments.generation is not None and arguments.generation < record.generation:
+        raise errors.StaleGeneration(f"generation {arguments.generation} is below {record.generation}")
+    if arguments.if_revision is not None and arguments.if_revision != record.revision:
+        raise errors.PreconditionFailed(
+            f"the record has revision {record.revision}, not {arguments.if_revision}"
+        )
+
+
+def _check_state(verb: Verb, record: InstanceRecord, arguments: Any) -> None:
+    if verb.starts_from is None or record.state in verb.already:
+        return
+    hard_reboot = record.state is InstanceState.ERROR and getattr(arguments, "reboot_type", "HARD") != "HARD"
+    if record.state not in verb.starts_from or hard_reboot:
+        allowed = ", ".join(sorted(verb.starts_from))
+        raise errors.InvalidState(f"{verb.name} can't start from {record.state}; it starts from {allowed}")
+
+
+def _enter(
+    tx: Transaction, verb: Verb, operation: Operation, record: InstanceRecord | None
+) -> InstanceRecord | None:
+    """Write the record that stands while the verb runs."""
+    if record is None or verb.working is None:
+        return record
+    known = instances.find(tx, record.uuid)
+    if known is not None and known.state is verb.working:
+        return known  # an interrupted operation: it was written then
+    state = change(record.state, verb.working)
+    maker = operation.operation_id if verb.makes else record.operation_id
+    record = instances.put(tx, msgspec.structs.replace(record, state=state, operation_id=maker))
+    telling.tell_record(tx, EventType.INSTANCE_UPDATED, record, operation)
+    return record
+
+
+# --- the end -----------------------------------------------------------------------------------------
+
+
+def end(
+    tx: Transaction,
+    verb: Verb,
+    operation: Operation,
+    error: errors.ComputeError | None,
+    outcome: Outcome | None = None,
+    timing: Timing | None = None,
+) -> Operation:
+    """End an operation, write what it made of the instance, and tell both."""
+    stored = journal.find(tx, operation.operation_id)
+    if stored is not None and stored.ended:
+        return stored
+    outcome = outcome or Outcome()
+    began = operation.state is OperationState.RUNNING
+    operation = telling.ended(
+        operation,
+        error,
+        result=None if error else outcome.result,
+        step=error.step if error else None,
+        timing=timing or operation.timing,
+    )
+    if began and operation.instance_uuid:
+        _settle(tx, verb, operation, error, outcome)
+    journal.update(tx, operation)
+    telling.tell_end(tx, operation)
+    return operation
+
+
+def _settle(
+    tx: Transaction, verb: Verb, operation: Operation, error: errors.ComputeError | None, outcome: Outcome
+) -> None:
+    assert operation.instance_uuid is not None
+    record = instances.find(tx, operation.instance_uuid)
+    if record is None and not (outcome.change and error is None):
+        return
+    if error is not None:
+        assert record is not None
+        _settle_failure(tx, verb, operation, record, error)
+    else:
+        _settle_success(tx, operation, record, outcome)
+
+
+def _settle_success(
+    tx: Transaction, operation: Operation, record: InstanceRecord | None, outcome: Outcome
+) -> None:
+    before = record
+    if outcome.forgotten and record is not None:
+        instances.remove(tx, record.uuid)
+        telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
+        return
+    if outcome.change is not None:
+        record = outcome.change(record)  # type: ignore[arg-type]
+    assert record is not None
+    if outcome.gone:
+        record = instances.put(tx, msgspec.structs.replace(record, state=InstanceState.GONE, error=None))
+        telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
+        return
+    state = change(record.state, outcome.state) if outcome.state else _followed(record)
+    record = msgspec.structs.replace(record, state=state, error=None)
+    if record != before:
+        telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, record), operation)
+
+
+def _settle_failure(
+    tx: Transaction, verb: Verb, operation: Operation, record: InstanceRecord, error: errors.ComputeError
+) -> None:
+    if verb.on_failure is OnFailure.REMOVE:
+        instances.remove(tx, record.uuid)
+        telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
+        return
+    state = _followed(record)
+    unfit = verb.on_failure is OnFailure.ERROR and not isinstance(error, errors.Cancelled)
+    if unfit and state is not InstanceState.ACTIVE:
+        state = InstanceState.ERROR
+    reason = error.to_error() if state is InstanceState.ERROR else record.error
+    changed = msgspec.structs.replace(record, state=change(record.state, state), error=reason)
+    if changed != record:
+        telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, changed), operation)
+
+
+def _followed(record: InstanceRecord) -> InstanceState:
+    """The state that the power state shows; also for one whose work has just ended."""
+    if record.state in SETTLED:
+        return follow(record.state, record.power_state)
+    if record.state in (InstanceState.BUILDING, InstanceState.MIGRATING):
+        return FOLLOWED.get(record.power_state, InstanceState.ERROR)
+    return record.state

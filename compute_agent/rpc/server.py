@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What arrives on the agent's queue: into the journal, then acknowledged; questions are answered.
+
+A batch is one commit. Verbs are journalled alike whether they were cast or called. What can't
+be understood is told as ``operation.rejected``, written in the same commit, so that no message
+is lost and none crashes the agent. Only after the commit is the broker told to forget them.
+"""
+
+import dataclasses
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from compute_agent import concurrency, failpoints
+from compute_agent.manager import questions
+from compute_agent.manager.manager import Manager
+from compute_agent.model import errors
+from compute_agent.model.questions import QUESTIONS
+from compute_agent.operations import acceptance
+from compute_agent.rpc import envelope
+from compute_agent.rpc.consumer import Consumer, RawMessage
+from compute_agent.rpc.replies import Replier
+from compute_agent.rpc.transport import MESSAGE_LIMIT
+from compute_agent.store.database import Transaction
+
+LOG = logging.getLogger(__name__)
+
+LARGE_BYTES = 64 * 1024
+"""Messages over this size are decoded in a native thread."""
+QUESTIONS_AT_ONCE = 100
+STATE_RETRY_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """A message, read as far as possible: a request, or why it was refused."""
+
+    request: envelope.Request | None = None
+    refusal: errors.ComputeError | None = None
+    readable: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Server:
+    """Serves the agent's queue.
+
+    :param transport: the way to the broker
+    :param manager: does what is asked
+    """
+
+    def __init__(self, transport: Any, manager: Manager) -> None:
+        self._manager = manager
+        self._replier = Replier(transport)
+        self._decoders = concurrency.NativePool("decode", 1)
+        self._places = concurrency.Semaphore(QUESTIONS_AT_ONCE)
+        self._stopped = concurrency.Event()
+        self.consumer = Consumer(transport, server=manager.identity.host, on_batch=self.on_batch)
+
+    def start(self) -> None:
+        """Begin to consume."""
+        self.consumer.start()
+
+    def stop(self) -> None:
+        """Take nothing more; what was taken is in the journal."""
+        self._stopped.set()
+        self.consumer.stop(timeout=5.0)
+
+    def on_batch(self, messages: list[RawMessage]) -> None:
+        """Take in what has arrived."""
+        failpoints.hit("rpc.batch")
+        arrivals = [self._read(message) for message in messages]
+        proposals = {
+            number: proposal
+            for number, arrival in enumerate(arrivals)
+            if (proposal := self._proposal(arrival)) is not None
+        }
+        arrivals = [self._misuse(arrival) for arrival in arrivals]
+        refused = [arrival for arrival in arrivals if arrival.refusal is not None]
+        try:
+            accepted = (
+                self._manager.engine.accept(proposals.values(), lambda tx: _reject(tx, refused))
+                if (proposals or refused)
+                else []
+            )
+        except errors.ComputeError as error:
+            self._state_is_full(messages, error)
+            return
+        failpoints.hit("rpc.ack.before")
+        for message in messages:
+            message.ack()
+        failpoints.hit("rpc.ack.after")
+        self._answer(arrivals, dict(zip(proposals, accepted, strict=True)))
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def _read(self, message: RawMessage) -> Arrival:
+        if LARGE_BYTES < message.size <= MESSAGE_LIMIT:
+            return self._decoders.call(read, message)
+        return read(message)
+
+    def _misuse(self, arrival: Arrival) -> Arrival:
+        request = arrival.request
+        if request is None or arrival.refusal is not None:
+            return arrival
+        if request.method in QUESTIONS and not request.reply_q:
+            error: errors.ComputeError = errors.InvalidArguments(
+                f"{request.method} is a question: it is asked by call"
+            )
+        elif request.method not in QUESTIONS and operation_id_of(request) is None:
+            error = errors.InvalidArguments("operation_id is not a UUID, and there is no other identity")
+        else:
+            return arrival
+        return dataclasses.replace(arrival, refusal=error, readable={"method": request.method[:64]})
+
+    def _proposal(self, arrival: Arrival) -> acceptance.Proposal | None:
+        request = arrival.request
+        if request is None or arrival.refusal or request.method in QUESTIONS:
+            return None
+        operation_id = operation_id_of(request)
+        if operation_id is None:
+            return None
+        verb = self._manager.table.get(request.method)
+        return acceptance.propose(
+            verb,
+            request.method,
+            operation_id,
+            {**request.args, "operation_id": operation_id},
+            context=request.context,
+            unique_id=request.unique_id,
+        )
+
+    # --- answering -------------------------------------------------------------------------------------
+
+    def _answer(self, arrivals: list[Arrival], accepted: Mapping[int, acceptance.Accepted]) -> None:
+        for number, arrival in enumerate(arrivals):
+            request = arrival.request
+            if number in accepted:
+                if request is not None and request.reply_q:
+                    concurrency.spawn(self._reply_record, request, accepted[number])
+            elif request is not None and request.method in QUESTIONS and arrival.refusal is None:
+                self._places.acquire()
+                concurrency.spawn(self._reply_question, request)
+            elif arrival.refusal is not None:
+                self._reply_refusal(arrival)
+
+    def _reply_record(self, request: envelope.Request, accepted: acceptance.Accepted) -> None:
+        operation = accepted.operation
+        if accepted.conflict is not None:
+            self._reply(request.reply_q, request.msg_id, error=accepted.conflict)
+        elif operation is None:
+            gone = errors.OperationNotFound("it was done before, and its record has been aged out")
+            self._reply(request.reply_q, request.msg_id, error=gone)
+        elif operation.ended and operation.started_at is None and operation.error is not None:
+            self._reply(request.reply_q, request.msg_id, error=errors.from_error(operation.error))
+        else:
+            record = msgspec.to_builtins(self._manager.engine.overlay(operation))
+            self._reply(request.reply_q, request.msg_id, result=record)
+
+    def _reply_question(self, request: envelope.Request) -> None:
+        try:
+            answer = questions.ask(self._manager, request.method, request.args)
+            self._reply(request.reply_q, request.msg_id, result=answer)
+        except errors.ComputeError as error:
+            self._reply(request.reply_q, request.msg_id, error=error)
+        except Exception as error:
+            LOG.exception("question %s was not answered", request.method)
+            internal = errors.Internal(f"{type(error).__name__}: {error}")
+            self._reply(request.reply_q, request.msg_id, error=internal)
+        finally:
+            self._places.release()
+
+    def _reply_refusal(self, arrival: Arrival) -> None:
+        reply_q, msg_id = arrival.readable.get("reply_q"), arrival.readable.get("msg_id")
+        if arrival.request is not None:
+            reply_q, msg_id = arrival.request.reply_q, arrival.request.msg_id
+        if isinstance(reply_q, str) and isinstance(msg_id, str):
+            concurrency.spawn(self._reply, reply_q, msg_id, error=arrival.refusal)
+
+    def _reply(self, reply_q: str | None, msg_id: str | None, **answer: Any) -> None:
+        if reply_q and msg_id:
+            self._replier.reply(reply_q, msg_id, **answer)
+
+    # --- a full state disk -------------------------------------------------------------------------------
+
+    def _state_is_full(self, messages: list[RawMessage], error: errors.ComputeError) -> None:
+        """Give the messages back and take none until the state file can be written again."""
+        LOG.error("no messages are taken until the state file can be written: %s", error.message)
+        self._manager.health["state"] = error.message
+        for message in messages:
+            message.requeue()
+        self.consumer.pause()
+        concurrency.spawn(self._resume_when_writable)
+
+    def _resume_when_writable(self) -> None:
+        while not self._stopped.is_set():
+            concurrency.sleep(STATE_RETRY_S)
+            try:
+                self._manager.store.write(
+                    lambda tx: tx.execute("UPDATE meta SET value = value WHERE key = 'host'")
+                )
+            except errors.ComputeError:
+                continue
+            LOG.info("the state file can be written again: messages are taken")
+            self._manager.health.pop("state", None)
+            self.consumer.resume()
+            return
+
+
+def read(message: RawMessage) -> Arrival:
+    """Decode a message as far as possible. Raises nothing."""
+    try:
+        return Arrival(envelope.parse(message.body, message.content_type, MESSAGE_LIMIT))
+    except errors.ComputeError as error:
+        readable = envelope.salvage(message.body) if message.size <= MESSAGE_LIMIT else {"size": message.size}
+        return Arrival(refusal=error, readable=readable)
+
+
+def operation_id_of(request: envelope.Request) -> str | None:
+    """Return the operation's id: the caller's, else one made of the message's; None if there is none."""
+    given = request.args.get("operation_id")
+    if given is None:
+        return _as_uuid(request.unique_id) if request.unique_id else None
+    try:
+        return given if isinstance(given, str) and str(uuid.UUID(given)) == given else None
+    except ValueError:
+        return None
+
+
+def _as_uuid(unique_id: str) -> str:
+    try:
+        return str(uuid.UUID(unique_id))
+    except ValueError:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, unique_id))
+
+
+HIDDEN = ("reply_q", "msg_id")
+
+
+def _reject(tx: Transaction, refused: list[Arrival]) -> None:
+    for arrival in refused:
+        assert arrival.refusal is not None
+        context = arrival.request.context if arrival.request is not None else {}
+        readable = {key: value for key, value in arrival.readable.items() if key not in HIDDEN}
+        acceptance.reject(tx, arrival.refusal, readable=readable, context=context)

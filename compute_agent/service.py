@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent, put together: start, stop, reload, watchdog.
+
+Start: state, driver, comparison with the hypervisor, what was interrupted, then the queue. Only then READY.
+Stop: no more messages, running operations get their time, the rest stays in the journal.
+"""
+
+import logging
+import os
+import time
+from typing import Any
+
+from oslo_service import service as oslo_service
+
+from compute_agent import concurrency, failpoints, notify
+from compute_agent.conf import CONF
+from compute_agent.events.publisher import Publisher
+from compute_agent.manager import TABLE, observer, reconcile
+from compute_agent.manager.external_events import ExternalEvents
+from compute_agent.manager.manager import Manager
+from compute_agent.manager.observer import HYPERVISOR, Observer
+from compute_agent.manager.reports import Reporter
+from compute_agent.manager.virtapi import AgentVirtAPI
+from compute_agent.model import errors
+from compute_agent.operations import history
+from compute_agent.operations.engine import Entry
+from compute_agent.rpc import ownership
+from compute_agent.rpc.server import Server
+from compute_agent.rpc.sink import BrokerSink
+from compute_agent.rpc.transport import create_transport, describe
+from compute_agent.store.directory import StateDirectory
+from compute_agent.virt.driver import load_compute_driver
+
+LOG = logging.getLogger(__name__)
+
+AGE_OUT_INTERVAL_S = 600.0
+SETTLE_S = 5.0
+"""How long a failed operation may take to look at what it left behind, in seconds."""
+
+
+class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
+    """One agent.
+
+    :raises store.directory.Unusable: if its state directory can't be used
+    """
+
+    def __init__(self) -> None:
+        self._ended = concurrency.Event()
+        self._started = False
+        self.directory = StateDirectory(CONF.state_path)
+        self.store = self.directory.open(CONF.host_name)
+        self.external_events = ExternalEvents()
+        driver = load_compute_driver(AgentVirtAPI(self.store, self.external_events))
+        self.manager = Manager(driver, self.store, TABLE)
+        self.manager.external_events = self.external_events
+        self.manager.observer = Observer(self.manager)
+        self.transport = create_transport()
+        self.publisher = Publisher(self.store, BrokerSink(self.transport, CONF.host_name))
+        self.monitor = concurrency.HubMonitor()
+        self.reporter = Reporter(self.manager, self.publisher, self.monitor)
+        self.server = Server(self.transport, self.manager)
+        engine = self.manager.engine
+        engine.before_end = self._before_end
+        engine.on_progress = self.reporter.progress
+
+    def start(self) -> None:
+        """Start everything, in order. Called in the main greenthread."""
+        concurrency.spawn(self._start_or_die)
+
+    def stop(self, graceful: bool = True) -> None:
+        """End in good order; may take ``graceful_shutdown_timeout`` seconds."""
+        if self._ended.is_set():
+            return
+        notify.tell("STOPPING=1", "STATUS=stopping: running operations end")
+        LOG.info("stopping")
+        self.server.stop()
+        if not self.manager.engine.stop(CONF.graceful_shutdown_timeout if graceful else 0):
+            LOG.warning("some operations still run; they go on after the next start")
+        self.publisher.stop()
+        self.manager.driver.cleanup_host(CONF.host_name)
+        self.directory.close(self.store)
+        LOG.info("stopped")
+        self._ended.set()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._ended.wait()
+
+    def reset(self) -> None:
+        """Take over options that changed (SIGHUP); oslo.service has read the files again."""
+        notify.status("configuration read again")
+        self.manager.engine.refresh_limits()
+        LOG.info("configuration read again")
+
+    # --- starting --------------------------------------------------------------------------------------
+
+    def _start_or_die(self) -> None:
+        try:
+            self._start()
+        except Exception:
+            LOG.exception("the agent could not start")
+            os._exit(1)
+
+    def _start(self) -> None:
+        started = time.monotonic()
+        failpoints.arm_from_environment()
+        notify.status("asking who serves the queue")
+        ownership.claim(self.transport, self.store.identity)
+        self.manager.observer.start()
+        notify.status("reaching the hypervisor")
+        self.manager.driver.init_host(CONF.host_name)
+        self.publisher.start()
+        self._compare()
+        left = self.manager.engine.recover()
+        self.reporter.start()
+        self.server.start()
+        self.server.consumer.wait_connected()
+        concurrency.spawn(self._age_out)
+        concurrency.spawn(self._keep_watch)
+        self._started = True
+        identity = self.manager.identity
+        LOG.info(
+            "ready after %.2f s: host %s, host_id %s, epoch %s, driver %s, broker %s, %d operations left",
+            time.monotonic() - started,
+            identity.host,
+            identity.host_id,
+            identity.epoch,
+            CONF.compute_driver,
+            describe(self.transport),
+            left,
+        )
+        notify.tell("READY=1", f"STATUS=serving compute.{identity.host}")
+
+    def _compare(self) -> None:
+        notify.status("comparing the record with the hypervisor")
+        try:
+            reconcile.after_start(self.manager)
+        except errors.HypervisorUnavailable as error:
+            LOG.warning("a degraded start: %s", error.message)
+            self.manager.hypervisor_away = error.message
+            observer.host.disable(self.manager, HYPERVISOR, error.message)
+        else:
+            observer.host.enable(self.manager, HYPERVISOR)
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def _before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
+        """Before an operation's end is written: what it did at the hypervisor is, and what it left."""
+        if error is not None and entry.instance_uuid is not None and not entry.verb.makes:
+            self.manager.observer.look_again(entry.instance_uuid, SETTLE_S)
+        self.manager.observer.drain()
+
+    def _age_out(self) -> None:
+        while True:
+            concurrency.sleep(AGE_OUT_INTERVAL_S)
+            try:
+                history.age_out(self.store)
+            except errors.ComputeError as error:
+                LOG.warning("old records stay for now: %s", error.message)
+
+    def _keep_watch(self) -> None:
+        """Tell systemd that the hub turns, and how things are."""
+        interval = notify.watchdog_interval_s()
+        while not self._ended.is_set():
+            notify.tell("WATCHDOG=1", f"STATUS={self._status()}")
+            self._ended.wait(interval or 10.0)
+
+    def _status(self) -> str:
+        engine = self.manager.engine
+        parts = [f"{engine.running} running, {engine.waiting} waiting"]
+        if self.manager.hypervisor_away is not None:
+            parts.append(f"hypervisor away: {self.manager.hypervisor_away}")
+        if not self.server.consumer.connected:
+            parts.append(f"broker away: {self.server.consumer.problem}")
+        parts += [f"{part}: {problem}" for part, problem in self.manager.health.items()]
+        return "; ".join(parts)
+
+
+def run() -> None:
+    """Run the agent until it is told to stop."""
+    agent: Any = AgentService()
+    oslo_service.launch(CONF, agent, restart_method="mutate").wait()

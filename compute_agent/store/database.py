@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state file itself: opening it, writing in groups, reading beside the writer.
+
+Every write is a function of a :class:`Transaction`. Functions that have gathered share one
+commit with full sync, so that durability costs one disk flush per group; each stands in a
+savepoint of its own, so that one that fails takes no other with it. A caller is answered
+after the commit and never before.
+"""
+
+import dataclasses
+import errno
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from compute_agent import concurrency, failpoints
+from compute_agent.model import errors
+from compute_agent.store import schema
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
+RETRY_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Who writes: these three stand in every event.
+
+    ``host_id`` belongs to the state directory; ``epoch`` changes when the state was lost.
+    """
+
+    host: str
+    host_id: str
+    epoch: str
+
+
+class Transaction:
+    """What a write function works with: statements, and whose state it is."""
+
+    def __init__(self, connection: sqlite3.Connection, identity: Identity | None) -> None:
+        self._connection = connection
+        self._identity = identity
+        self.last_seq: int | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who writes."""
+        assert self._identity is not None, "the store has not been given its identity"
+        return self._identity
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._connection.execute(statement, parameters)
+
+    def row(self, statement: str, *parameters: Any) -> Any:
+        """Return the first row, or None."""
+        return self.execute(statement, *parameters).fetchone()
+
+    def rows(self, statement: str, *parameters: Any) -> list[Any]:
+        """Return all rows."""
+        return self.execute(statement, *parameters).fetchall()
+
+
+class Pending(Generic[T]):
+    """A write on its way; :meth:`wait` returns when it is durable."""
+
+    def __init__(self, function: Callable[[Transaction], T]) -> None:
+        self.function = function
+        self.ended = concurrency.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.last_seq: int | None = None
+
+    def wait(self) -> T:
+        """Return what the function returned, after the commit.
+
+        :raises DiskFull: if there is no room for the commit; nothing was written
+        :raises Internal: if the file can't be written; nothing was written
+        """
+        self.ended.wait()
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+
+class Store:
+    """The open state file.
+
+    :param path: of the file; it is made if there is none
+    :raises sqlite3.DatabaseError: if the file is damaged
+    :raises schema.TooNew: if a later release wrote it
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.identity: Identity | None = None
+        self.on_events: Callable[[], object] = lambda: None
+        self.failing: errors.ComputeError | None = None
+        self._connection = _connect(path)
+        schema.upgrade(self._connection)
+        self._reader = _connect(path)
+        self._reader.execute("PRAGMA query_only = 1")
+        self._readers = concurrency.NativePool("store-read", 1)
+        self._inbox: concurrency.Inbox[list[Pending[Any]]] = concurrency.Inbox(self._committed)
+        self._worker: concurrency.BatchWorker[Pending[Any]] = concurrency.BatchWorker("store", self._commit)
+
+    def submit(self, function: Callable[[Transaction], T]) -> Pending[T]:
+        """Hand in a write and go on; writes are done in the order in which they were handed in."""
+        pending = Pending(function)
+        self._worker.put(pending)
+        return pending
+
+    def write(self, function: Callable[[Transaction], T]) -> T:
+        """Run ``function`` in a transaction and return when it is durable. Raises as `Pending.wait`."""
+        return self.submit(function).wait()
+
+    def insist(self, function: Callable[[Transaction], T]) -> T:
+        """As :meth:`write`, again and again until the disk takes it: for what must not get lost."""
+        while True:
+            try:
+                return self.write(function)
+            except errors.DiskFull:
+                concurrency.sleep(RETRY_S)
+
+    def read(self, function: Callable[[Transaction], T]) -> T:
+        """Run ``function``, which only reads, on all that is committed."""
+        return self._readers.call(lambda: function(Transaction(self._reader, self.identity)))
+
+    def close(self) -> None:
+        """Commit what was handed in, and close the file."""
+        self.submit(lambda tx: None).wait()
+        self._worker.close()
+        self._readers.close()
+        self._inbox.close()
+
+    # --- in the native thread ---------------------------------------------------------------------
+
+    def _commit(self, batch: list[Pending[Any]]) -> None:
+        try:
+            failpoints.hit("store.commit.before")
+            self._connection.execute("BEGIN IMMEDIATE")
+            for pending in batch:
+                self._apply(pending)
+            failpoints.hit("store.commit.inside")
+            self._connection.execute("COMMIT")
+            failpoints.hit("store.commit.after")
+        except Exception as error:
+            self._fail(batch, error)
+        self._inbox.put(batch)
+
+    def _apply(self, pending: Pending[Any]) -> None:
+        self._connection.execute("SAVEPOINT one")
+        transaction = Transaction(self._connection, self.identity)
+        try:
+            pending.result = pending.function(transaction)
+            pending.last_seq = transaction.last_seq
+        except sqlite3.OperationalError:
+            raise  # the disk, not the function: the whole group fails
+        except Exception as error:
+            pending.error = error
+            self._connection.execute("ROLLBACK TO one")
+        self._connection.execute("RELEASE one")
+
+    def _fail(self, batch: list[Pending[Any]], error: Exception) -> None:
+        LOG.error("the state file %s can't be written: %s", self.path, error)
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        for pending in batch:
+            pending.error = _typed(error)
+
+    # --- on the hub ---------------------------------------------------------------------------------
+
+    def _committed(self, batch: list[Pending[Any]]) -> None:
+        last = batch[-1].error
+        self.failing = last if isinstance(last, errors.DiskFull) else None
+        for pending in batch:
+            pending.ended.set()
+        if any(pending.last_seq is not None for pending in batch):
+            self.on_events()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _typed(error: Exception) -> errors.ComputeError:
+    code = getattr(error, "sqlite_errorcode", None)
+    no_room = code in FULL_CODES or getattr(error, "errno", None) == errno.ENOSPC
+    failing = code is not None and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    if no_room or failing:
+        return errors.DiskFull(f"the state file can't be written: {error}", retry_after_s=RETRY_S)
+    return errors.Internal(f"the state file can't be written: {error}")
+
+
+def check(path: str) -> None:
+    """Read through the file at ``path``.
+
+    :raises sqlite3.DatabaseError: if it is damaged
+    """
+    connection = _connect(path)
+    try:
+        started = time.monotonic()
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        LOG.debug("state file checked in %.3f s", time.monotonic() - started)
+        if answer != "ok":
+            raise sqlite3.DatabaseError(answer)
+    finally:
+        connection.close()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every part of the rig has in common: it is started, it is closed, and it shows what went on in it."""
+
+from __future__ import annotations
+
+import abc
+import sys
+import types
+from typing import Self
+
+
+class Part(abc.ABC):
+    """A real thing that is started on entering a `with` block and gone after it.
+
+    If the block fails, or the start does, the part's evidence goes to stderr.
+    """
+
+    @abc.abstractmethod
+    def start(self) -> Self:
+        """Start it and wait until it can be used."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End it for good; nothing of it remains. Closing twice is fine."""
+
+    @abc.abstractmethod
+    def evidence(self) -> str:
+        """What went on in it, for whoever has to find out why something failed."""
+
+    def ensure(self) -> None:  # noqa: B027
+        """Make it usable again after whatever a test did to it."""
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _where: types.TracebackType | None,
+    ) -> None:
+        if kind is not None and kind is not KeyboardInterrupt:
+            print(self.evidence(), file=sys.stderr)
+        self.close()

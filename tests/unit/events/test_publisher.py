@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events leave in order, whatever the broker does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compute_agent import concurrency
+from compute_agent.events.publisher import Publisher
+from compute_agent.events.sink import SinkUnavailable
+from compute_agent.model.event import EventType
+from compute_agent.store import host, outbox
+from compute_agent.store.database import Store
+
+
+class Broker:
+    """Takes events while it is up; loses the answer to every n-th."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.lose_every = 0
+        self.calls = 0
+        self.got: list[int | None] = []
+
+    def publish(
+        self, event: dict[str, Any], *, context: dict[str, Any], expires_after_s: float | None = None
+    ) -> None:
+        concurrency.sleep(0)
+        self.calls += 1
+        if not self.up:
+            raise SinkUnavailable("down")
+        self.got.append(event["seq"])
+        if self.lose_every and self.calls % self.lose_every == 0:
+            raise SinkUnavailable("the confirmation was lost")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(str(tmp_path / "state.db"))
+    store.identity = store.write(lambda tx: host.identify(tx, "node-1"))
+    yield store
+    store.close()
+
+
+def tell(store: Store, times: int = 1) -> None:
+    for _ in range(times):
+        store.write(lambda tx: outbox.append(tx, EventType.HOST_PROBLEM))
+
+
+def wait_sent(publisher: Publisher, seq: int) -> None:
+    for _ in range(1000):
+        if publisher.sent_seq >= seq:
+            return
+        concurrency.sleep(0.005)
+    raise AssertionError(f"sent only up to {publisher.sent_seq}")
+
+
+def test_events_are_sent_in_order(store: Store) -> None:
+    broker = Broker()
+    publisher = Publisher(store, broker)
+    tell(store, 5)
+    publisher.start()
+    tell(store, 5)
+    wait_sent(publisher, 10)
+    publisher.stop()
+    assert broker.got == list(range(1, 11))
+
+
+def test_what_the_broker_did_not_take_is_kept_and_sent_when_it_is_back(store: Store) -> None:
+    broker = Broker()
+    broker.up = False
+    publisher = Publisher(store, broker)
+    publisher.start()
+    tell(store, 3)
+    while broker.calls == 0:
+        concurrency.sleep(0.005)
+    assert publisher.away_s is not None and broker.got == []
+    broker.up = True
+    wait_sent(publisher, 3)
+    publisher.stop()
+    assert broker.got == [1, 2, 3] and publisher.away_s is None
+
+
+def test_a_lost_confirmation_makes_a_duplicate_and_no_disorder(store: Store) -> None:
+    broker = Broker()
+    broker.lose_every = 3
+    publisher = Publisher(store, broker)
+    tell(store, 6)
+    publisher.start()
+    wait_sent(publisher, 6)
+    publisher.stop()
+    first_of_each = list(dict.fromkeys(broker.got))
+    assert first_of_each == [1, 2, 3, 4, 5, 6] and broker.got == sorted(broker.got)  # type: ignore[type-var]
+
+
+def test_after_a_restart_only_what_was_not_sent_is_sent(store: Store) -> None:
+    publisher = Publisher(store, Broker())
+    tell(store, 3)
+    publisher.start()
+    wait_sent(publisher, 3)
+    publisher.stop()
+    tell(store, 2)
+    broker = Broker()
+    publisher = Publisher(store, broker)
+    publisher.start()
+    wait_sent(publisher, 5)
+    publisher.stop()
+    assert broker.got == [4, 5]
