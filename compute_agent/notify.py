@@ -27,7 +27,8 @@ def tell(*lines: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     # Whoever started us may no longer listen.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as endpoint, suppress(OSError):
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_UNIX, kind) as endpoint, suppress(OSError):
         endpoint.sendto("\n".join(lines).encode(), address)
 
 

@@ -15,25 +15,30 @@ from oslo_service import service as oslo_service
 from compute_agent import concurrency, failpoints, notify
 from compute_agent.conf import CONF
 from compute_agent.events.publisher import Publisher
-from compute_agent.manager import TABLE, observer, reconcile
+from compute_agent.manager import TABLE, host, reconcile
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.manager.manager import Manager
 from compute_agent.manager.observer import HYPERVISOR, Observer
 from compute_agent.manager.reports import Reporter
 from compute_agent.manager.virtapi import AgentVirtAPI
 from compute_agent.model import errors
+from compute_agent.model.event import EventType
 from compute_agent.operations import history
 from compute_agent.operations.engine import Entry
 from compute_agent.rpc import ownership
 from compute_agent.rpc.server import Server
 from compute_agent.rpc.sink import BrokerSink
 from compute_agent.rpc.transport import create_transport, describe
+from compute_agent.store import outbox
 from compute_agent.store.directory import StateDirectory
 from compute_agent.virt.driver import load_compute_driver
 
 LOG = logging.getLogger(__name__)
 
 AGE_OUT_INTERVAL_S = 600.0
+DISK_INTERVAL_S = 1.0
+STATE_DISK = "state disk"
+"""The reason for holding messages back while the disk is almost full."""
 SETTLE_S = 5.0
 """How long a failed operation may take to look at what it left behind, in seconds."""
 
@@ -55,7 +60,8 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.manager.external_events = self.external_events
         self.manager.observer = Observer(self.manager)
         self.transport = create_transport()
-        self.publisher = Publisher(self.store, BrokerSink(self.transport, CONF.host_name))
+        self.sink = BrokerSink(self.transport, CONF.host_name)
+        self.publisher = Publisher(self.store, self.sink)
         self.monitor = concurrency.HubMonitor()
         self.reporter = Reporter(self.manager, self.publisher, self.monitor)
         self.server = Server(self.transport, self.manager)
@@ -74,9 +80,10 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         notify.tell("STOPPING=1", "STATUS=stopping: running operations end")
         LOG.info("stopping")
         self.server.stop()
-        if not self.manager.engine.stop(CONF.graceful_shutdown_timeout if graceful else 0):
+        if not self.manager.engine.stop(_patience() if graceful else 0):
             LOG.warning("some operations still run; they go on after the next start")
         self.publisher.stop()
+        self.sink.close()
         self.manager.driver.cleanup_host(CONF.host_name)
         self.directory.close(self.store)
         LOG.info("stopped")
@@ -116,6 +123,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.server.start()
         self.server.consumer.wait_connected()
         concurrency.spawn(self._age_out)
+        concurrency.spawn(self._watch_disk)
         concurrency.spawn(self._keep_watch)
         self._started = True
         identity = self.manager.identity
@@ -138,9 +146,9 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         except errors.HypervisorUnavailable as error:
             LOG.warning("a degraded start: %s", error.message)
             self.manager.hypervisor_away = error.message
-            observer.host.disable(self.manager, HYPERVISOR, error.message)
+            host.disable(self.manager, HYPERVISOR, error.message)
         else:
-            observer.host.enable(self.manager, HYPERVISOR)
+            host.enable(self.manager, HYPERVISOR)
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -158,6 +166,25 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             except errors.ComputeError as error:
                 LOG.warning("old records stay for now: %s", error.message)
 
+    def _watch_disk(self) -> None:
+        """Take no messages while the state disk has less room than the reserve."""
+        while not self._ended.is_set():
+            disk = os.statvfs(CONF.state_path)
+            free_mb = disk.f_bavail * disk.f_frsize // 2**20
+            if free_mb < CONF.health.state_reserve_mb:
+                message = (
+                    f"{free_mb} MiB free below {CONF.state_path}, of {CONF.health.state_reserve_mb} needed"
+                )
+                self._hold(message)
+            else:
+                self.server.release(STATE_DISK)
+            self._ended.wait(DISK_INTERVAL_S)
+
+    def _hold(self, message: str) -> None:
+        if STATE_DISK not in self.manager.health:
+            self.store.submit(lambda tx: outbox.append(tx, EventType.HOST_PROBLEM, data={"problem": message}))
+        self.server.hold(STATE_DISK, message)
+
     def _keep_watch(self) -> None:
         """Tell systemd that the hub turns, and how things are."""
         interval = notify.watchdog_interval_s()
@@ -174,6 +201,12 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             parts.append(f"broker away: {self.server.consumer.problem}")
         parts += [f"{part}: {problem}" for part, problem in self.manager.health.items()]
         return "; ".join(parts)
+
+
+def _patience() -> float:
+    """How long running operations get: oslo.service kills the process at the end of its time."""
+    whole: float = CONF.graceful_shutdown_timeout
+    return whole - min(2.0, whole / 4)
 
 
 def run() -> None:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
-import importlib
-import importlib.util
 import io
 import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 TOP = Path(__file__).resolve().parent.parent
 if str(TOP) not in sys.path:  # the code beside this script, whatever is installed
@@ -29,10 +25,8 @@ Artifacts = dict[Path, str]
 SAMPLE = Path("etc/compute-agent.conf.sample")
 SAMPLE_NAMESPACES = ("compute_agent", "oslo.messaging", "oslo.log", "oslo.service.service")
 REFERENCE = Path("docs/reference.md")
+SUMMARIES = Path("compute_agent/cmd/client/summaries.json")
 SCHEMAS = Path("docs/schema")
-# The module that tells the schemas and the reference:
-#   schemas() -> Mapping[str, JSON schema], by name;  reference() -> str, in Markdown.
-DOCUMENTATION = "compute_agent.docs_generation"
 
 
 def sample_configuration() -> Artifacts:
@@ -51,33 +45,25 @@ def sample_configuration() -> Artifacts:
 
 def schemas() -> Artifacts:
     """One JSON schema per file, for those who write to the agent or read from it without our library."""
-    module = _documentation()
-    if module is None:
-        return {}
+    from compute_agent.model.schemas import schemas
+
     return {
-        SCHEMAS / f"{name}.json": json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        for name, schema in module.schemas().items()
+        SCHEMAS / f"{name}.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        for name, schema in schemas().items()
     }
 
 
 def reference() -> Artifacts:
-    """The reference of verbs, questions, events, states and errors, from the tables the agent runs by."""
-    module = _documentation()
-    return {} if module is None else {REFERENCE: module.reference()}
+    """The reference of the interface, and the one-line help of each verb and question."""
+    with warnings.catch_warnings(action="ignore"):  # the libraries' own, on import
+        from tools.reference import reference, summaries
+
+    return {REFERENCE: reference(), SUMMARIES: summaries()}
 
 
 ARTIFACTS: tuple[Callable[[], Artifacts], ...] = (sample_configuration, schemas, reference)
 # Directories that hold nothing but artifacts: what is in there and not generated is stale.
 OWNED = (SCHEMAS,)
-
-
-@functools.cache
-def _documentation() -> ModuleType | None:
-    # NOT YET THERE: remove the test, so that a missing module is an error, once DOCUMENTATION exists.
-    if importlib.util.find_spec(DOCUMENTATION) is None:
-        print(f"generate: no {DOCUMENTATION} yet, so no schemas and no reference", file=sys.stderr)
-        return None
-    return importlib.import_module(DOCUMENTATION)
 
 
 def _stale(artifacts: Artifacts) -> Iterator[Path]:

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     if CONF.check_config:
         from compute_agent.conf.checking import report
+        from compute_agent.rpc.transport import create_transport
 
+        create_transport(CONF)  # registers the options of oslo.messaging
         return report(CONF)
     oslo_log.setup(CONF, PROJECT)
     return _run()

@@ -2,23 +2,36 @@
 """Options of the agent itself, in ``[DEFAULT]``."""
 
 import socket
+from typing import Any
 
 from oslo_config import cfg, types
 
 HOST_NAME = types.String(regex=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=200)
 
+
+
+class _Host(cfg.Opt):
+    """``[DEFAULT] host``, to be read as ``CONF.host_name``: ``CONF.host`` is the group ``[host]``."""
+
+    def _get_from_namespace(self, namespace: Any, group_name: str | None) -> Any:
+        return namespace._get_value([(group_name, self.name)], current_name=(group_name, self.name))
+
+
+_HOST: dict[str, Any] = {
+    "type": HOST_NAME,
+    "default": socket.gethostname(),
+    "sample_default": "node-1.example.org",
+    "help": "Name of this host: its queue is compute.<host>. A state directory belongs to one name.",
+}
+HOST = _Host("host", dest="host_name", **_HOST)
+DOCUMENTED: dict[cfg.Opt, cfg.Opt] = {HOST: cfg.Opt("host", **_HOST)}
+"""What the sample configuration shows instead of an option."""
+
 OPTIONS = [
     (
         "DEFAULT",
         [
-            cfg.Opt(
-                "host",
-                dest="host_name",  # CONF.host is the group [host]
-                type=HOST_NAME,
-                default=socket.gethostname(),
-                sample_default="node-1.example.org",
-                help="Name of this host: its queue is compute.<host>. A state directory belongs to one name.",
-            ),
+            HOST,
             cfg.HostAddressOpt(
                 "my_ip",
                 default="127.0.0.1",
@@ -82,13 +95,6 @@ OPTIONS = [
                 max=3600,
                 mutable=True,
                 help="Seconds between two host.report events. A host that was silent for three is not alive.",
-            ),
-            cfg.FloatOpt(
-                "graceful_shutdown_timeout",
-                default=60.0,
-                min=0,
-                mutable=True,
-                help="Seconds that running operations get to end after SIGTERM; the rest goes on later.",
             ),
             cfg.StrOpt(
                 "concurrency_backend",

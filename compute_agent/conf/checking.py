@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from oslo_config import cfg
 
-from compute_agent.conf.opts import list_opts
+from compute_agent.conf.opts import registered
 
 
 def problems(conf: cfg.ConfigOpts) -> Iterator[str]:
     """Yield what is wrong with the values that ``conf`` read, one sentence each."""
-    for group, options in list_opts():
+    for group, options in registered():
         name = group.name if isinstance(group, cfg.OptGroup) else "DEFAULT"
         for option in options:
             try:
@@ -24,13 +24,16 @@ def problems(conf: cfg.ConfigOpts) -> Iterator[str]:
 def _unknown(conf: cfg.ConfigOpts) -> Iterator[str]:
     ours = {
         group.name if isinstance(group, cfg.OptGroup) else "DEFAULT": {option.name for option in options}
-        for group, options in list_opts()
+        for group, options in registered()
     }
-    ours.pop("DEFAULT")
+    ours.pop("DEFAULT")  # other libraries have options there
+    known = {"DEFAULT", *conf._groups}
     for path in conf.config_file or ():
         sections: dict[str, dict[str, list[str]]] = {}
         cfg.ConfigParser(path, sections).parse()
         for section, values in sections.items():
+            if section not in known:
+                yield f"[{section}]: no such section (in {path})"
             for name in sorted(values.keys() - ours.get(section, values.keys())):
                 yield f"[{section}] {name}: no such option (in {path})"
 

@@ -30,13 +30,6 @@ OPTIONS = [
             cfg.FloatOpt(
                 "ram_allocation_ratio", default=1.0, min=0.01, mutable=True, help="Promised per real memory."
             ),
-            cfg.IntOpt(
-                "reclaim_instance_interval",
-                default=0,
-                min=0,
-                mutable=True,
-                help="Seconds after which a soft-deleted instance is destroyed; 0 means never.",
-            ),
         ],
     )
 ]

@@ -47,13 +47,6 @@ OPTIONS = [
             cfg.StrOpt(
                 "subdirectory_name", default="_base", help="Directory of the cache below instances_path."
             ),
-            cfg.IntOpt(
-                "remove_unused_after",
-                default=86400,
-                min=0,
-                mutable=True,
-                help="Seconds that an image which no guest uses is kept.",
-            ),
         ],
     ),
 ]

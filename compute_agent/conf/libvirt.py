@@ -68,27 +68,6 @@ OPTIONS = [
                 min=0.05,
                 help="Seconds between two attempts to reach libvirt.",
             ),
-            cfg.StrOpt(
-                "live_migration_uri",
-                help="URI by which libvirt reaches a destination; %s stands for its name.",
-            ),
-            cfg.IntOpt(
-                "live_migration_downtime",
-                default=500,
-                min=1,
-                mutable=True,
-                help="Milliseconds of pause allowed.",
-            ),
-            cfg.IntOpt(
-                "live_migration_bandwidth", default=0, min=0, mutable=True, help="MiB/s; 0 means no limit."
-            ),
-            cfg.IntOpt(
-                "live_migration_completion_timeout",
-                default=800,
-                min=0,
-                mutable=True,
-                help="Seconds; 0 means no limit.",
-            ),
         ],
     )
 ]

@@ -9,13 +9,20 @@ MODULES = (agent, libvirt, images, consoles, events, journal, host, health)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:
-    """Return every option by its group; the entry point of oslo-config-generator."""
+    """Return every option by its group, as the sample configuration shows it."""
+    return [
+        (group, [agent.DOCUMENTED.get(option, option) for option in options]) for group, options in registered()
+    ]
+
+
+def registered() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:
+    """Return every option by its group, as it is registered."""
     return [(group, list(options)) for module in MODULES for group, options in module.OPTIONS]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register every option with ``conf``. Repeating it is harmless."""
-    for group, options in list_opts():
+    for group, options in registered():
         if isinstance(group, cfg.OptGroup):
             conf.register_group(group)
             conf.register_opts(options, group=group)

@@ -45,6 +45,7 @@ class Publisher:
         self._noted_at = time.monotonic()
         self._ephemeral: concurrency.Queue[tuple[Event, float]] = concurrency.Queue(EPHEMERAL_LIMIT)
         self._away_since: float | None = None
+        self._tasks: list[concurrency.Task] = []
         store.on_events = self._news.set
 
     @property
@@ -67,7 +68,7 @@ class Publisher:
         self._stopping.set()
         self._news.set()
         deadline = time.monotonic() + timeout
-        while not self._tasks[0].ended and time.monotonic() < deadline:
+        while self._tasks and not self._tasks[0].ended and time.monotonic() < deadline:
             concurrency.sleep(0.005)
         for task in self._tasks:
             task.kill()

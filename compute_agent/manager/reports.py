@@ -77,13 +77,17 @@ class Reporter:
             return {"reasons": reasons, "enabled": not reasons, "instances": instances.counts(tx)}
 
         engine = self._manager.engine
+        blocked_ms = self._monitor.take_worst()
+        if blocked_ms > CONF.health.hub_lag_warning * 1000:
+            LOG.warning("the hub was blocked for %.0f ms", blocked_ms)
         return {
             **self._manager.store.read(read),
             **versions(self._manager),
             "now": clock.timestamp(),
             "resources": self._resources(),
             "operations": {"waiting": engine.waiting, "running": engine.running},
-            "hub_blocked_ms": round(self._monitor.take_worst(), 1),
+            "hub_blocked_ms": round(blocked_ms, 1),
+            "problems": dict(self._manager.health),
             "unsent_since_s": self._publisher.away_s,
         }
 

@@ -3,11 +3,13 @@
 
 from typing import Any
 
+import msgspec
+
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState
 from compute_agent.store import groups, instances
-from compute_agent.store.database import Store
+from compute_agent.store.database import Store, Transaction
 
 
 class AgentVirtAPI:
@@ -29,6 +31,15 @@ class AgentVirtAPI:
         """Return whether an instance may be switched on."""
         record = self.instance_record(uuid)
         return record is None or record.bootable
+
+    def set_bootable(self, uuid: str, is_bootable: bool) -> None:
+        """Keep in an instance's record whether it may be switched on."""
+
+        def write(tx: Transaction) -> None:
+            record = instances.get(tx, uuid)
+            instances.put(tx, msgspec.structs.replace(record, bootable=is_bootable))
+
+        self._store.write(write)
 
     def is_soft_deleted(self, uuid: str) -> bool:
         """Return whether an instance is soft-deleted."""

@@ -5,6 +5,7 @@ What a scheduler imports is :class:`ComputeAPI` and :func:`create_transport`; ne
 greenthreads, and both live with whatever the scheduler runs on.
 """
 
+from compute_agent.rpc.client import ComputeAPI
 from compute_agent.rpc.transport import create_transport, describe
 
-__all__ = ["create_transport", "describe"]
+__all__ = ["ComputeAPI", "create_transport", "describe"]

@@ -31,6 +31,8 @@ from typing import Any
 from compute_agent.rpc.link import LOST, BackOff, Link
 from compute_agent.rpc.names import EXCHANGE, MIB, TOPIC
 
+__all__ = ["LOST", "Consumer", "OnBatch", "RawMessage", "Verdict", "count_consumers"]
+
 LOG = logging.getLogger(__name__)
 
 BATCH_BYTES = 16 * MIB
@@ -156,7 +158,7 @@ class Consumer:
         return self._connected.wait(timeout)
 
     def pause(self) -> None:
-        """Stop consuming once the batch in progress is done; what is unacknowledged goes back to the queue."""
+        """Stop consuming after the batch in progress; what is unacknowledged goes back to the queue."""
         self._running.clear()
         self._alarm.ring()
 

@@ -12,6 +12,7 @@ Only one thread uses a link at a time; :meth:`Link.abort` may be called from any
 
 import contextlib
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,9 @@ CLOSE_TIMEOUT_S = 1.0
 PERSISTENT = 2
 FIRST_PAUSE_S = 0.2
 NO_HEARTBEAT_INTERVAL_S = 10.0
+
+# kombu has annotations in some places only, which the type checker then misses in the others.
+_entity: Any = kombu.entity
 
 Confirmed = Callable[[int, bool], object]
 
@@ -96,7 +100,7 @@ class Link:
 
     def declare_queue(self, exchange: str, name: str) -> None:
         """Declare ``exchange`` and the queue ``name``, bound by its name as the routing key."""
-        queue = kombu.entity.Queue(
+        queue = _entity.Queue(
             name=name,
             channel=self.channel,
             exchange=self._exchange(exchange),
@@ -132,7 +136,8 @@ class Link:
         self.channel.confirm_select()
         self.channel.events["basic_ack"].add(confirmed)
         self.channel.events["basic_nack"].add(refused)
-        self.channel.events["basic_return"].add(returned)
+        # In place of the library's handler, which raises in the middle of whatever is read.
+        self.channel.events["basic_return"] = {returned}
 
     def publish(
         self,
@@ -168,15 +173,23 @@ class Link:
         with contextlib.suppress(Exception):
             self.socket.settimeout(CLOSE_TIMEOUT_S)
             self._amqp.close()
+        self.discard()
+
+    def discard(self) -> None:
+        """End the connection without telling the broker. Raises nothing."""
         self.abort()
+        with contextlib.suppress(Exception):
+            self._amqp.collect()
+        with contextlib.suppress(OSError):
+            self.socket.close()
 
     def abort(self) -> None:
         """Cut the connection; whoever waits on it gets an error. May be called from any thread."""
-        with contextlib.suppress(Exception):
-            self.socket.shutdown(2)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def _exchange(self, name: str) -> Any:
-        return kombu.entity.Exchange(
+        return _entity.Exchange(
             name=name,
             type="topic",
             durable=self._connection.durable,

@@ -100,6 +100,14 @@ class Sender:
             self._closed.wait(pause)
             pause = back_off.next()
 
+    def connect(self, timeout: float = SEND_TIMEOUT_S) -> None:
+        """Connect unless that is done.
+
+        :raises LOST: if it can't be done
+        """
+        with self._held(timeout):
+            self._connected()
+
     def close(self) -> None:
         """Disconnect. Whoever is sending gets an error, and so does whoever tries to, from now on."""
         self._closed.set()
@@ -137,7 +145,7 @@ class Sender:
 
     def _drop(self) -> None:
         if self._line is not None:
-            self._line.link.abort()
+            self._line.link.discard()
             self._line = None
 
     def _beat(self, interval: float) -> None:

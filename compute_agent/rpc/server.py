@@ -22,8 +22,8 @@ from compute_agent.model.questions import QUESTIONS
 from compute_agent.operations import acceptance
 from compute_agent.rpc import envelope
 from compute_agent.rpc.consumer import Consumer, RawMessage
+from compute_agent.rpc.names import MESSAGE_LIMIT
 from compute_agent.rpc.replies import Replier
-from compute_agent.rpc.transport import MESSAGE_LIMIT
 from compute_agent.store.database import Transaction
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ LARGE_BYTES = 64 * 1024
 """Messages over this size are decoded in a native thread."""
 QUESTIONS_AT_ONCE = 100
 STATE_RETRY_S = 1.0
+STATE_FILE = "state file"
+"""The reason for holding messages back while the state file can't be written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,30 +184,43 @@ class Server:
         if reply_q and msg_id:
             self._replier.reply(reply_q, msg_id, **answer)
 
-    # --- a full state disk -------------------------------------------------------------------------------
+    # --- holding back ----------------------------------------------------------------------------------
+
+    def hold(self, reason: str, message: str) -> None:
+        """Take no messages until :meth:`release` of the same reason; they stay with the broker."""
+        if reason not in self._manager.health:
+            LOG.error("no messages are taken: %s: %s", reason, message)
+        self._manager.health[reason] = message
+        self.consumer.pause()
+
+    def release(self, reason: str) -> None:
+        """Take messages again, when nothing else holds them back."""
+        if self._manager.health.pop(reason, None) is not None and not self._manager.health:
+            LOG.info("messages are taken again")
+            self.consumer.resume()
 
     def _state_is_full(self, messages: list[RawMessage], error: errors.ComputeError) -> None:
         """Give the messages back and take none until the state file can be written again."""
-        LOG.error("no messages are taken until the state file can be written: %s", error.message)
-        self._manager.health["state"] = error.message
         for message in messages:
             message.requeue()
-        self.consumer.pause()
-        concurrency.spawn(self._resume_when_writable)
+        if STATE_FILE not in self._manager.health:
+            self.hold(STATE_FILE, error.message)
+            concurrency.spawn(self._release_when_writable)
 
-    def _resume_when_writable(self) -> None:
+    def _release_when_writable(self) -> None:
         while not self._stopped.is_set():
-            concurrency.sleep(STATE_RETRY_S)
+            self._stopped.wait(STATE_RETRY_S)
             try:
-                self._manager.store.write(
-                    lambda tx: tx.execute("UPDATE meta SET value = value WHERE key = 'host'")
-                )
+                self._manager.store.write(touch)
             except errors.ComputeError:
                 continue
-            LOG.info("the state file can be written again: messages are taken")
-            self._manager.health.pop("state", None)
-            self.consumer.resume()
+            self.release(STATE_FILE)
             return
+
+
+def touch(tx: Transaction) -> None:
+    """Write something that changes nothing, to see whether it can be written."""
+    tx.execute("UPDATE meta SET value = value WHERE key = 'host'")
 
 
 def read(message: RawMessage) -> Arrival:

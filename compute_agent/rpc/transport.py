@@ -11,7 +11,29 @@ import oslo_messaging
 from oslo_config import cfg
 
 from compute_agent.rpc import link
-from compute_agent.rpc.names import ERROR_MODULES, EXCHANGE
+from compute_agent.rpc.names import (
+    ERROR_MODULES,
+    EVENTS_KEY,
+    EXCHANGE,
+    MESSAGE_LIMIT,
+    REPLY_LIMIT,
+    RPC_VERSION,
+    TOPIC,
+    queue_of,
+)
+
+__all__ = [
+    "EVENTS_KEY",
+    "EXCHANGE",
+    "MESSAGE_LIMIT",
+    "REPLY_LIMIT",
+    "RPC_VERSION",
+    "TOPIC",
+    "create_transport",
+    "describe",
+    "queue_of",
+    "set_defaults",
+]
 
 DEFAULTS = {
     # Durable and replicated; where the exchange stands otherwise it fails loudly instead of degrading.

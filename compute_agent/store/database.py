@@ -10,6 +10,7 @@ after the commit and never before.
 import dataclasses
 import errno
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -185,6 +186,9 @@ class Store:
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    # It holds secrets until their operations end. SQLite gives its other files the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.chmod(path, 0o600)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

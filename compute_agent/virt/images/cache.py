@@ -22,7 +22,7 @@ from compute_agent import concurrency, failpoints, steps
 from compute_agent.conf import CONF
 from compute_agent.model import clock, errors
 from compute_agent.model.image import DiskFormat, Image
-from compute_agent.virt.images import fetch, inspection, qemu_img, sources, stamp
+from compute_agent.virt.images import fetch, inspection, second_opinion, sources, stamp
 from compute_agent.virt.images.part import Part, disk_error, sweep
 from compute_agent.virt.images.sources import Source
 from compute_agent.virt.images.stamp import Stamp
@@ -151,12 +151,12 @@ class ImageCache:
             if not wanted.inspect:
                 return self._publish(wanted, part, part, PLAIN_FILE, part.size)
             found = self._call(self._inspect, wanted, part)
-            _second_opinion(part.path, found)
+            second_opinion.check(part.path, found)
             if found.format not in _CONVERTED:
                 name = "qcow2" if found.format is DiskFormat.QCOW2 else "raw"
                 return self._publish(wanted, part, part, name, found.virtual_size)
             with self._part(look.path, ()) as converted:
-                _convert(part.path, found.format, converted)
+                second_opinion.convert(part.path, found.format, converted.path)
                 return self._publish(wanted, part, converted, "qcow2", found.virtual_size)
 
     @contextlib.contextmanager
@@ -284,28 +284,3 @@ def _version(source: Source) -> str:
 
 def _cached(path: str, known: Stamp) -> CachedImage:
     return CachedImage(path=path, format=known.format, virtual_size=known.virtual_size, sha256=known.sha256)
-
-
-def _second_opinion(path: str, found: inspection.Inspected) -> None:
-    """Let qemu-img look, under limits, at what inspection found harmless: both have to agree.
-
-    :raises ImageUnsafe: if qemu-img sees another size, other files, encryption or damage
-    """
-    if found.format in (DiskFormat.RAW, DiskFormat.ISO):
-        return
-    disk_format = str(found.format)
-    completed = qemu_img.attempt(["info", "--output=json", "-f", disk_format, "--", path])
-    if completed.returncode:
-        raise errors.ImageUnsafe(f"qemu-img can't read the {disk_format} image", evidence=completed.stderr)
-    told = qemu_img.parse_info(completed.stdout)
-    if told.backing_file or told.data_file or told.encrypted:
-        raise errors.ImageUnsafe(f"the {disk_format} image refers to other files or is encrypted")
-    if told.virtual_size != found.virtual_size:
-        raise errors.ImageUnsafe(
-            f"the {disk_format} image is of {found.virtual_size} bytes, qemu-img says {told.virtual_size}"
-        )
-
-
-def _convert(path: str, disk_format: DiskFormat, converted: Part) -> None:
-    arguments = ["convert", "-q", "-t", "writeback", "-f", str(disk_format), "-O", "qcow2"]
-    qemu_img.run([*arguments, "--", path, converted.path], writes=converted.path)

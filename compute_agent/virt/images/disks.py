@@ -61,7 +61,8 @@ def create_overlay(path: str, base: str, base_format: str, size_bytes: int) -> N
     :param base: absolute path of a cached image, of ``base_format``; never written
     :raises DiskFull: if there is no room
     :raises HypervisorError: if qemu-img failed
-    :raises Timeout: if its time was over; :raises Cancelled: if the operation was cancelled
+    :raises Timeout: if its time was over
+    :raises Cancelled: if the operation was cancelled
     """
     with _appearing(path) as part:
         arguments = [
@@ -83,7 +84,10 @@ def create_overlay(path: str, base: str, base_format: str, size_bytes: int) -> N
 def create_copy(
     path: str, source: str, source_format: str, size_bytes: int, disk_format: str = "raw"
 ) -> None:
-    """Make a disk of its own with ``source``'s contents, grown to ``size_bytes``. Raises as :func:`create_overlay`."""
+    """Make a disk of its own with ``source``'s contents, grown to ``size_bytes``.
+
+    Raises as :func:`create_overlay` does.
+    """
     with _appearing(path) as part:
         arguments = ["convert", "-q", "-t", "writeback", "-f", source_format, "-O", disk_format]
         qemu_img.run([*arguments, "--", source, part], writes=path)
@@ -98,7 +102,10 @@ def create_blank(path: str, size_bytes: int, disk_format: str = "qcow2") -> None
 
 
 def resize(path: str, disk_format: str, size_bytes: int) -> None:
-    """Grow a disk that no guest uses; one that is large enough stays as it is. Raises as :func:`create_overlay`."""
+    """Grow a disk that no guest uses; one that is large enough stays as it is.
+
+    Raises as :func:`create_overlay` does.
+    """
     if info(path, disk_format).virtual_size < size_bytes:
         qemu_img.run(["resize", "-q", "-f", disk_format, "--", path, str(size_bytes)], writes=path)
 

@@ -121,6 +121,11 @@ def _response(source: Source, headers: Mapping[str, str]) -> Iterator[Any]:
     raise errors.ImageUnavailable(f"{sources.shown(source.url)}: over {REDIRECTS} redirects")
 
 
+def _get(session: Any, url: str, headers: Mapping[str, str]) -> Any:
+    timeout = CONF.images.download_timeout
+    return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
+
+
 def _next(source: Source, url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
     target = urllib.parse.urljoin(url, location)
     if urllib.parse.urlsplit(target).scheme not in ("http", "https"):

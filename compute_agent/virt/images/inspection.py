@@ -45,12 +45,7 @@ def inspect(fd: int, declared: DiskFormat, *, max_virtual_size: int) -> Inspecte
     :raises ImageTooLarge: if a guest would see more than ``max_virtual_size``
     """
     size = posix.fstat(fd).st_size
-    found = _detect(fd, size, declared)
-    _check_luks(fd, declared)
-    if declared is DiskFormat.QCOW2:
-        _check_qcow2(posix.pread(fd, 104, 0), size)
-    # Plain contents are as large as their file, whatever a volume descriptor inside may say.
-    virtual_size = size if declared in (DiskFormat.RAW, DiskFormat.ISO) else found
+    virtual_size = _detect(fd, size, declared)
     if virtual_size <= 0:
         raise errors.ImageUnsafe(f"the {declared} image does not tell its size")
     if virtual_size > max_virtual_size:
@@ -58,6 +53,10 @@ def inspect(fd: int, declared: DiskFormat, *, max_virtual_size: int) -> Inspecte
             f"the image claims {virtual_size} bytes, the limit is {max_virtual_size}",
             hint="raise [images] max_virtual_size_gb if it is to be trusted",
         )
+    if declared is DiskFormat.QCOW2:
+        _check_qcow2(posix.pread(fd, 104, 0), size)
+    if declared is DiskFormat.VDI:
+        _check_vdi(posix.pread(fd, 512, 0), size)
     return Inspected(format=declared, virtual_size=virtual_size)
 
 
@@ -80,12 +79,12 @@ def _detect(fd: int, size: int, declared: DiskFormat) -> int:
             pass
         wrapper.close()
         matches = wrapper.formats
-    except Exception as error:  # a parser that fails on hostile data proves nothing good
+    except Exception as error:  # a parser that stumbles over hostile data has not found it harmless
         raise errors.ImageUnsafe(f"the image can't be understood: {type(error).__name__}") from None
-    names = sorted(str(match) for match in matches)
-    _check_names(set(names), declared, posix.pread(fd, 4, 0), size)
+    _check_luks(fd, declared)
+    _check_names({str(match) for match in matches}, declared, posix.pread(fd, 4, 0), size)
     if declared in (DiskFormat.RAW, DiskFormat.ISO):
-        return size
+        return size  # whatever a volume descriptor inside may say
     (match,) = matches
     return _checked_size(library, match, declared)
 
@@ -131,7 +130,7 @@ def _check_qcow2(header: bytes, file_size: int) -> None:
     """
     if len(header) < 72:
         raise errors.ImageUnavailable("the image ends within its header")
-    (_, version, _, _, cluster_bits, size, crypt, l1_size, l1_offset, refcount_offset, refcount_clusters) = (
+    (_, _, _, _, cluster_bits, size, crypt, l1_size, l1_offset, refcount_offset, refcount_clusters) = (
         struct.unpack(">4sIQIIQIIQQI", header[:60])
     )
     if crypt:
@@ -144,6 +143,18 @@ def _check_qcow2(header: bytes, file_size: int) -> None:
         raise errors.ImageUnsafe("the qcow2 image's first table is too small for its size")
     if l1_offset + l1_size * 8 > file_size or refcount_offset + refcount_clusters * cluster > file_size:
         raise errors.ImageUnavailable(f"the image ends before its tables do, at {file_size} bytes")
+
+
+def _check_vdi(header: bytes, file_size: int) -> None:
+    """Check that all blocks are in the file; qemu-img would read the missing ones as zeros.
+
+    :raises ImageUnavailable: if it ends too early
+    """
+    data_offset, block_size, allocated = (
+        struct.unpack_from("<I", header, at)[0] for at in (0x158, 0x178, 0x184)
+    )
+    if data_offset + allocated * block_size > file_size:
+        raise errors.ImageUnavailable(f"the image ends before its blocks do, at {file_size} bytes")
 
 
 class _Head:

@@ -30,18 +30,17 @@ class Limits:
 
     :param memory_bytes: of address space
     :param cpu_s: seconds of processor time
+    :param file_bytes: of any file that it writes, what it says included
     """
 
     memory_bytes: int | None = None
     cpu_s: int | None = None
+    file_bytes: int | None = None
 
     def prefix(self) -> list[str]:
         """Return the command that sets them before it becomes the child."""
-        options = []
-        if self.memory_bytes is not None:
-            options.append(f"--as={self.memory_bytes}")
-        if self.cpu_s is not None:
-            options.append(f"--cpu={self.cpu_s}")
+        wanted = {"as": self.memory_bytes, "cpu": self.cpu_s, "fsize": self.file_bytes}
+        options = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
         return [find("prlimit"), *options] if options else []
 
 

@@ -15,6 +15,8 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.virt.images import process
 
+_OUTPUT_BYTES = 16 * 1024 * 1024
+"""What a command that only reads may say: a damaged image makes it complain at length."""
 _FULL_BELOW_BYTES = 4 * 1024 * 1024
 """A file system with less room than this is what made qemu-img fail."""
 
@@ -45,20 +47,26 @@ def run(arguments: Sequence[str], *, writes: str | None = None) -> process.Compl
     :raises HypervisorError: if it failed otherwise; the end of what it said is the evidence
     :raises Timeout: if its time was over
     """
-    completed = attempt(arguments)
+    completed = _run(arguments)
     if completed.returncode:
         raise _failure(arguments[0], completed, writes)
     return completed
 
 
-def attempt(arguments: Sequence[str]) -> process.Completed:
-    """As :func:`run`, but leaves it to the caller to judge a failure."""
+def look(arguments: Sequence[str]) -> process.Completed:
+    """Run a qemu-img command that writes nothing; the caller judges a failure.
+
+    :raises Timeout: if its time was over
+    """
+    return _run(arguments, output_bytes=_OUTPUT_BYTES)
+
+
+def _run(arguments: Sequence[str], output_bytes: int | None = None) -> process.Completed:
     timeout = CONF.images.qemu_img_timeout
-    return process.run(
-        ["qemu-img", *arguments],
-        timeout_s=timeout,
-        limits=process.Limits(memory_bytes=CONF.images.qemu_img_memory_mb * 2**20, cpu_s=timeout),
+    limits = process.Limits(
+        memory_bytes=CONF.images.qemu_img_memory_mb * 2**20, cpu_s=timeout, file_bytes=output_bytes
     )
+    return process.run(["qemu-img", *arguments], timeout_s=timeout, limits=limits)
 
 
 def info(path: str, disk_format: str | None = None) -> DiskInfo:
@@ -68,7 +76,9 @@ def info(path: str, disk_format: str | None = None) -> DiskInfo:
     :raises HypervisorError: if it can't be read as that
     """
     how = [] if disk_format is None else ["-f", disk_format]
-    completed = run(["info", "--output=json", "-U", *how, "--", path])
+    completed = look(["info", "--output=json", "-U", *how, "--", path])
+    if completed.returncode:
+        raise _failure("info", completed, None)
     return parse_info(completed.stdout)
 
 

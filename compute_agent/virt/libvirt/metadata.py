@@ -44,6 +44,7 @@ def describe(instance: Instance, generation: int, operation_id: str | None) -> e
 
     :raises MessageTooLarge: if the description is over :data:`SIZE_LIMIT`
     """
+    instance = instance.named()
     plain = _without_secrets(instance, secrets.redacted(instance))
     text = json.dumps(plain, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     if len(text) > SIZE_LIMIT:

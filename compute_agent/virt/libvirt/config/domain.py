@@ -25,7 +25,7 @@ class LifecycleAction(enum.StrEnum):
 
 @dataclasses.dataclass(kw_only=True)
 class Domain(Element):
-    """A guest. Memory in KiB: :attr:`memory` is the most that it can have, :attr:`current_memory` what it gets."""
+    """A guest. :attr:`memory` is the most that it can have, :attr:`current_memory` what it gets, in KiB."""
 
     TAG: ClassVar[str] = "domain"
 

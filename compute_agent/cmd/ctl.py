@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``compute-agentctl``: the command for people."""
+
+import sys
+from collections.abc import Sequence
+
+from compute_agent.cmd.client import parser, problems
+from compute_agent.cmd.client.connection import connect
+from compute_agent.cmd.client.session import FAILED, INTERRUPTED, Connect, Session
+
+
+def main(arguments: Sequence[str] | None = None, connect: Connect = connect) -> int:
+    """Do what the command line says; return the exit status.
+
+    :param connect: makes the agent's interface from the settings
+    """
+    chosen, settings = parser.parse(arguments)
+    session = Session(settings, connect)
+    try:
+        status: int = chosen.run(session, chosen)
+        return status
+    except KeyboardInterrupt:
+        session.note("interrupted; what was sent goes on")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as error:
+        if not problems.known(error):
+            raise
+        session.complain(problems.problem(error))
+        return FAILED
+    finally:
+        session.close()
+
+
+def _pipe_closed() -> int:
+    """Whoever read the output has seen enough: end without a word."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the concerns of the libvirt driver have in common: the gateway, the relay, the image cache, the facts."""
+
+import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import libvirt
+
+from compute_agent import concurrency, steps
+from compute_agent.conf import CONF
+from compute_agent.model import errors
+from compute_agent.model.instance import Instance
+from compute_agent.model.states import PowerState
+from compute_agent.virt import event as virt_event
+from compute_agent.virt.driver import ComputeDriver
+from compute_agent.virt.images.cache import ImageCache
+from compute_agent.virt.libvirt import guest
+from compute_agent.virt.libvirt.events import Relay
+from compute_agent.virt.libvirt.facts import HostFacts, Settings
+from compute_agent.virt.libvirt.host import Host
+from compute_agent.virt.libvirt.paths import InstancePaths
+from compute_agent.virt.virtapi import VirtAPI
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.SUSPENDED, PowerState.NOSTATE})
+"""Power states in which no QEMU runs (a crashed guest that was kept for a look excepted)."""
+FILE_THREADS = 4
+
+
+class LibvirtBase(ComputeDriver):
+    """Base of the concerns."""
+
+    def __init__(self, virtapi: VirtAPI) -> None:
+        super().__init__(virtapi)
+        self._relay = Relay(self.emit_event)
+        self._host = Host(
+            CONF.libvirt.connection_uri,
+            on_event=self._relay.handle,
+            on_connect=self._relay.prime,
+            on_change=self._hypervisor_changed,
+        )
+        self._instances_path = os.path.abspath(CONF.instances_path)
+        self._images = ImageCache(os.path.join(self._instances_path, CONF.image_cache.subdirectory_name))
+        self._file_threads = concurrency.NativePool("libvirt-files", FILE_THREADS)
+        self._known_facts: tuple[int, HostFacts] | None = None
+
+    def _hypervisor_changed(self, connected: bool, reason: str) -> None:
+        self.emit_event(virt_event.HypervisorEvent(connected, reason))
+
+    def _facts(self) -> HostFacts:
+        """Return what libvirt tells of the host; asked again after each reconnect.
+
+        :raises HypervisorUnavailable: if it can't be asked
+        :raises HypervisorError: if it can't run guests of ``[libvirt] virt_type``
+        """
+        if self._known_facts is None or self._known_facts[0] != self._host.connects:
+            xml = self._host.ask(libvirt.virConnect.getCapabilities)
+            facts = HostFacts.from_capabilities(xml, CONF.libvirt.virt_type)
+            self._known_facts = (self._host.connects, facts)
+        return self._known_facts[1]
+
+    def _settings(self) -> Settings:
+        return Settings.from_conf(CONF)
+
+    def _paths(self, instance: Instance) -> InstancePaths:
+        return InstancePaths(self._instances_path, instance.uuid)
+
+    def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function``, which touches files, in a native thread.
+
+        :raises Timeout: if the storage does not answer
+        """
+        try:
+            limit = steps.current().remaining(float(CONF.libvirt.call_timeout))
+            return self._file_threads.call_within(limit, function, *args, **kwargs)
+        except concurrency.TimedOut:
+            raise errors.Timeout(f"the storage of {self._instances_path} does not answer") from None
+
+    def _power_state(self, uuid: str) -> PowerState | None:
+        """Return the power state; None if there is no such domain.
+
+        :raises HypervisorUnavailable: if that can't be told: unknown is not gone
+        """
+        try:
+            return self._host.ask_guest(uuid, guest.observe)
+        except errors.InstanceNotFound:
+            return None
+
+    def _is_off(self, uuid: str) -> bool:
+        state = self._power_state(uuid)
+        return state is None or state in OFF
+
+    def _is_in(self, uuid: str, state: PowerState) -> Callable[[], bool]:
+        return lambda: self._power_state(uuid) is state

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orphans: domains and directories that no record accounts for. They are listed, and left alone until asked for."""
+
+import os
+import re
+from collections.abc import Collection
+
+import libvirt
+
+from compute_agent.model import errors
+from compute_agent.virt.info import Description, Orphan
+from compute_agent.virt.libvirt import files, guest, metadata
+from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
+from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
+
+_ORPHAN_ID = re.compile(r"(domain|directory):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_REMOVED = "_del"
+
+
+class LibvirtOrphans(LibvirtLifecycle):
+    """What is at the hypervisor and on its disks beside the record."""
+
+    def get_description(self, uuid: str) -> Description | None:
+        """Return what spawn left in a domain's metadata; None for one that has nothing of ours.
+
+        :raises InstanceNotFound: if there is no such domain
+        """
+        name, state, xml = self._host.ask_guest(uuid, _describe)
+        found = metadata.read(xml)
+        if found is None:
+            return None
+        return Description(
+            uuid=uuid,
+            name=name,
+            instance=found.instance,
+            generation=found.generation,
+            operation_id=found.operation_id,
+            power_state=state,
+        )
+
+    def list_orphans(self, known: Collection[str] = ()) -> list[Orphan]:
+        """Return domains and instance directories of none of ``known``."""
+        domains = {seen.uuid: seen for seen in self._host.ask(guest.see_all)}
+        made = [
+            Orphan(kind="domain", id=f"domain:{seen.uuid}", detail=f"{seen.name}, {seen.state.name.lower()}")
+            for seen in domains.values()
+            if seen.uuid not in known
+        ]
+        for uuid in self._on_disk(_directories, self._instances_path):
+            if uuid not in known:
+                detail = InstancePaths(self._instances_path, uuid).directory
+                made.append(Orphan(kind="directory", id=f"directory:{uuid}", detail=detail))
+        return made
+
+    def destroy_orphan(self, orphan_id: str) -> None:
+        """Remove a domain (its disks stay, as a directory), or a directory that no domain goes with.
+
+        :raises InvalidArguments: if it is not an id that :meth:`list_orphans` gives
+        :raises InvalidState: if a directory's domain is still there
+        """
+        found = _ORPHAN_ID.fullmatch(orphan_id)
+        if found is None:
+            raise errors.InvalidArguments(f"not the id of an orphan: {orphan_id[:80]!r}")
+        kind, uuid = found.groups()
+        if kind == "domain":
+            self._stop_if_there(uuid)
+            self._undefine(uuid)
+            return
+        if self._power_state(uuid) is not None:
+            raise errors.InvalidState("the directory's domain is still there", hint="destroy the domain first")
+        self._on_disk(files.remove_directory, InstancePaths(self._instances_path, uuid))
+
+
+def _describe(domain: libvirt.virDomain) -> tuple[str, guest.PowerState, str]:
+    return domain.name(), guest.observe(domain), guest.definition(domain)
+
+
+def _directories(instances_path: str) -> list[str]:
+    """Return the uuids that have a directory, half-deleted ones too. In a native thread."""
+    try:
+        entries = os.listdir(instances_path)
+    except FileNotFoundError:
+        return []
+    names = {entry.removesuffix(_REMOVED) for entry in entries}
+    return sorted(name for name in names if is_instance_directory(name))

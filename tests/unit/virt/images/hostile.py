@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that want something of the host: made by hand, field by field, where qemu-img would refuse."""
+
+from __future__ import annotations
+
+import struct
+
+QCOW2_CLUSTER = 65536
+
+
+def qcow2(
+    *,
+    size: int = 64 * 2**20,
+    backing: bytes = b"",
+    crypt: int = 0,
+    incompatible: int = 0,
+    cluster_bits: int = 16,
+    l1_size: int | None = None,
+    version: int = 3,
+) -> bytes:
+    """An empty qcow2 image: header, refcount table, refcount block, first table."""
+    cluster = QCOW2_CLUSTER
+    needed = max(1, -(-size // (cluster * (cluster // 8))))
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        b"QFI\xfb",
+        version,
+        512 if backing else 0,
+        len(backing),
+        cluster_bits,
+        size,
+        crypt,
+        needed if l1_size is None else l1_size,
+        3 * cluster,
+        cluster,
+        1,
+        0,
+        0,
+        incompatible,
+        0,
+        0,
+        4,
+        104,
+    )
+    first = (header.ljust(512, b"\0") + backing).ljust(cluster, b"\0")
+    refcount_table = struct.pack(">Q", 2 * cluster).ljust(cluster, b"\0")
+    refcounts = struct.pack(">4H", 1, 1, 1, 1).ljust(cluster, b"\0")
+    return first + refcount_table + refcounts + bytes(cluster)
+
+
+def vmdk_descriptor(extent: str, kind: str = "monolithicFlat") -> bytes:
+    """The text that makes a VMDK of any file on the host."""
+    return (
+        f'# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="{kind}"\n'
+        f'RW 2048 FLAT "{extent}" 0\nddb.adapterType = "ide"\n'
+    ).encode()
+
+
+def vmdk_sparse(extent: str) -> bytes:
+    """A sparse VMDK whose embedded descriptor names an extent elsewhere."""
+    header = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, 2048, 128, 1, 20, 512, 21, 26)
+    text = vmdk_descriptor(extent, "monolithicSparse").replace(b"FLAT", b"SPARSE")
+    return (header.ljust(512, b"\0") + text).ljust(2**20, b"\0")
+
+
+def luks() -> bytes:
+    """The beginning of a LUKS volume."""
+    return (b"LUKS\xba\xbe" + struct.pack(">H", 1) + b"aes".ljust(32, b"\0")).ljust(2**20, b"\0")
+
+
+def with_iso(contents: bytes) -> bytes:
+    """``contents`` that are an optical disk as well."""
+    grown = bytearray(contents.ljust(40960, b"\0"))
+    grown[32768:32775] = b"\x01CD001\x01"
+    return bytes(grown)
+
+
+def boot_sector(size: int = 2**20) -> bytes:
+    """Code with the boot signature and no partitions: raw, whatever a partition table's check may say."""
+    return (b"\xfa\xf4\xeb\xfd".ljust(510, b"\x90") + b"\x55\xaa").ljust(size, b"\0")

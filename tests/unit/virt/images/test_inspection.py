@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Only images that refer to nothing outside themselves get past the inspection."""
+
+from __future__ import annotations
+
+import pytest
+
+from compute_agent.conf import CONF
+from compute_agent.model import errors
+from compute_agent.virt.images.cache import ImageCache
+from tests.unit.virt.images import hostile
+from tests.unit.virt.images.conftest import Store, cached_files, qemu
+
+UNSAFE: dict[str, tuple[bytes, str]] = {
+    "a backing file": (hostile.qcow2(backing=b"/etc/passwd"), "qcow2"),
+    "a backing file over the network": (hostile.qcow2(backing=b"nbd://192.0.2.1/x"), "qcow2"),
+    "a data file": (hostile.qcow2(incompatible=1 << 2), "qcow2"),
+    "an unknown feature": (hostile.qcow2(incompatible=1 << 40), "qcow2"),
+    "encryption of the old kind": (hostile.qcow2(crypt=1), "qcow2"),
+    "encryption by LUKS inside": (hostile.qcow2(crypt=2), "qcow2"),
+    "impossible clusters": (hostile.qcow2(cluster_bits=63), "qcow2"),
+    "a first table that is too small": (hostile.qcow2(size=2**40, l1_size=1), "qcow2"),
+    "an ancient version": (hostile.qcow2(version=1), "qcow2"),
+    "LUKS said to be raw": (hostile.luks(), "raw"),
+    "LUKS said to be qcow2": (hostile.luks(), "qcow2"),
+    "qcow2 said to be raw": (hostile.qcow2(), "raw"),
+    "qcow2 with a backing file said to be raw": (hostile.qcow2(backing=b"/etc/passwd"), "raw"),
+    "qcow2 said to be an optical disk": (hostile.qcow2(), "iso"),
+    "qcow2 and an optical disk at once": (hostile.with_iso(hostile.qcow2()), "qcow2"),
+    "qcow2 and an optical disk, said to be one": (hostile.with_iso(hostile.qcow2()), "iso"),
+    "qcow2 and an optical disk, said to be raw": (hostile.with_iso(hostile.qcow2()), "raw"),
+    "raw said to be qcow2": (hostile.boot_sector(), "qcow2"),
+    "text said to be qcow2": (b"#!/bin/sh\necho hello\n" * 100, "qcow2"),
+    "a vmdk whose extent is a host's file": (hostile.vmdk_descriptor("/etc/passwd"), "vmdk"),
+    "a vmdk whose extent is beside it": (hostile.vmdk_descriptor("other"), "vmdk"),
+    "a vmdk whose extent is a host's file said to be raw": (hostile.vmdk_descriptor("/etc/shadow"), "raw"),
+    "a sparse vmdk whose extent is a host's file": (hostile.vmdk_sparse("/etc/passwd"), "vmdk"),
+    "a device by a vmdk": (hostile.vmdk_descriptor("/dev/sda", "fullDevice"), "vmdk"),
+    "qed said to be raw": (b"QED\0".ljust(65536, b"\0"), "raw"),
+    "vhd said to be raw": (b"conectix".ljust(65536, b"\0"), "raw"),
+}
+
+
+@pytest.mark.parametrize("what", UNSAFE)
+def test_an_image_that_could_reach_the_host_is_refused(what: str, store: Store, cache: ImageCache) -> None:
+    contents, declared = UNSAFE[what]
+    store.put("image", contents)
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(store.image("image", declared))
+    assert cached_files(cache) == []
+
+
+def test_a_real_data_file_is_refused(store: Store, cache: ImageCache) -> None:
+    image = store.make("image", options=f"data_file={store.outside}/data,data_file_raw=on")
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(image)
+
+
+def test_a_real_chain_of_backing_files_is_refused(store: Store, cache: ImageCache) -> None:
+    store.make("base")
+    for name, base in (("middle", "base"), ("top", "middle")):
+        path = str(store.directory / name)
+        qemu("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path)
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(store.image("top", "qcow2"))
+
+
+@pytest.mark.parametrize("size", [2**63 - 512, 2**50, 2049 * 2**30])
+def test_a_virtual_size_over_the_limit_is_refused(size: int, store: Store, cache: ImageCache) -> None:
+    store.put("image", hostile.qcow2(size=size, l1_size=1))
+    with pytest.raises(errors.ImageTooLarge):
+        cache.ensure(store.image("image", "qcow2"))
+    assert cached_files(cache) == []
+
+
+def test_a_raw_image_over_the_limit_is_refused_before_it_is_copied(store: Store, cache: ImageCache) -> None:
+    CONF.set_override("max_virtual_size_gb", 1, group="images")
+    try:
+        with store.put("image", b"x").open("r+b") as file:
+            file.truncate(2**30 + 1)
+        with pytest.raises(errors.ImageTooLarge):
+            cache.ensure(store.image("image"))
+    finally:
+        CONF.clear_override("max_virtual_size_gb", group="images")
+
+
+@pytest.mark.parametrize("length", [4, 72, 300, 511, 600, 65536, 3 * 65536])
+def test_a_qcow2_image_that_ends_within_its_tables_is_unavailable(
+    length: int, store: Store, cache: ImageCache
+) -> None:
+    store.put("image", hostile.qcow2()[:length])
+    with pytest.raises(errors.ImageUnavailable):
+        cache.ensure(store.image("image", "qcow2"))
+    assert cached_files(cache) == []
+
+
+def test_a_qcow2_image_that_ends_within_its_data_is_unavailable(store: Store, cache: ImageCache) -> None:
+    image = store.make("image")
+    path = store.directory / "image"
+    store.put("image", path.read_bytes()[:-500_000])
+    with pytest.raises(errors.ImageUnavailable):
+        cache.ensure(image)
+    assert cached_files(cache) == []
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk", "vdi", "vhdx"])
+def test_a_foreign_image_that_is_cut_off_is_refused(
+    disk_format: str, store: Store, cache: ImageCache
+) -> None:
+    image = store.make("image", disk_format)
+    store.put("image", (store.directory / "image").read_bytes()[:200_000])
+    with pytest.raises((errors.ImageUnavailable, errors.ImageUnsafe)):
+        cache.ensure(image)
+    assert cached_files(cache) == []
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk", "vdi", "vhdx"])
+def test_a_foreign_image_becomes_qcow2_with_the_same_contents(
+    disk_format: str, store: Store, cache: ImageCache
+) -> None:
+    image = cache.ensure(store.make("image", disk_format))
+    assert (image.format, image.virtual_size) == ("qcow2", 64 * 2**20)
+    source = str(store.directory / "image")
+    qemu("qemu-img", "compare", "-q", "-f", disk_format, "-F", "qcow2", source, image.path)
+
+
+def test_a_stream_optimized_vmdk_is_taken(store: Store, cache: ImageCache) -> None:
+    store.make("plain")
+    source, made = str(store.directory / "plain"), str(store.directory / "image")
+    options = "subformat=streamOptimized"
+    qemu("qemu-img", "convert", "-f", "qcow2", "-O", "vmdk", "-o", options, source, made)
+    assert cache.ensure(store.image("image", "vmdk")).virtual_size == 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("contents", "declared"),
+    [
+        (hostile.boot_sector(), "raw"),
+        (b"any bytes at all", "raw"),
+        (hostile.with_iso(b""), "raw"),
+        (hostile.with_iso(b""), "iso"),
+        (hostile.with_iso(hostile.boot_sector(65536)), "iso"),
+    ],
+)
+def test_plain_contents_are_raw_to_qemu(
+    contents: bytes, declared: str, store: Store, cache: ImageCache
+) -> None:
+    path = store.put("image", contents)
+    image = cache.ensure(store.image("image", declared))
+    assert (image.format, image.virtual_size) == ("raw", path.stat().st_size)
+    with open(image.path, "rb") as file:
+        assert file.read() == contents
+
+
+def test_a_plain_qcow2_image_is_taken_as_it_is(store: Store, cache: ImageCache) -> None:
+    image = cache.ensure(store.make("image"))
+    with open(image.path, "rb") as file:
+        assert file.read() == (store.directory / "image").read_bytes()
+    assert image.virtual_size == 64 * 2**20
