@@ -56,7 +56,7 @@ def schemas() -> Artifacts:
 def reference() -> Artifacts:
     """The reference of the interface, and the one-line help of each verb and question."""
     with warnings.catch_warnings(action="ignore"):  # the libraries' own, on import
-        from tools.reference import reference, summaries
+        from reference import reference, summaries
 
     return {REFERENCE: reference(), SUMMARIES: summaries()}
 

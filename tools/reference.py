@@ -29,8 +29,8 @@ HEAD = """\
 
 # Reference
 
-What an agent understands and tells. The same as JSON Schemas: [`schema/`](schema/), one file per verb, question
-and kind of message. Exact messages to test a client against: [`wire/`](wire/). On a shell:
+What an agent understands and tells. The same as JSON Schemas: [`schema/`](schema/), one file per verb,
+question and kind of message. Exact messages to test a client against: [`wire/`](wire/). On a shell:
 `compute-agentctl VERB --help`, `compute-agentctl schema NAME`.
 
 - [Verbs](#verbs): [what every verb takes](#every-verb-takes), [as a table](#table-of-verbs),
@@ -45,8 +45,8 @@ and kind of message. Exact messages to test a client against: [`wire/`](wire/). 
 """
 
 VERBS_TEXT = """\
-Sent by cast, or by call, which returns the operation's record once it is in the agent's journal. Either way the
-verb becomes an *operation* with exactly one end: `succeeded`, `failed` or `cancelled`.
+Sent by cast, or by call, which returns the operation's record once it is in the agent's journal. Either way
+the verb becomes an *operation* with exactly one end: `succeeded`, `failed` or `cancelled`.
 """
 
 TABLE_TEXT = """\
@@ -54,7 +54,7 @@ TABLE_TEXT = """\
 - *May start from*: the instance's states; any other is `InvalidState`.
 - *Already so*: states in which there is nothing to do, and it succeeds.
 - *Limit*: the option that says how many may run at once.
-- *Lifecycle*: the `instance.lifecycle.*` events that it causes when the guest runs, in this order, before its end.
+- *Lifecycle*: the `instance.lifecycle.*` events that it causes when the guest runs, in order, before its end.
 """
 
 RECOVERY_TEXT = """\
@@ -64,13 +64,13 @@ RECOVERY_TEXT = """\
 """
 
 STATES_TEXT = """\
-The *state* is what the verbs made of an instance; the *power state* beside it is what the hypervisor shows. What a
-guest or a person at the hypervisor does is followed, never fought.
+The *state* is what the verbs made of an instance; the *power state* beside it is what the hypervisor shows.
+What a guest or a person at the hypervisor does is followed, never fought.
 """
 
 EVENTS_TEXT = """\
-At least once, in the order of `seq`. A receiver drops what it has by (`host_id`, `epoch`, `seq`) and ignores types
-and fields that it does not know. *Ephemeral* events are not stored: they carry `last_seq` instead of `seq`.
+At least once, in the order of `seq`. A receiver drops what it has by (`host_id`, `epoch`, `seq`) and ignores
+types and fields that it does not know. *Ephemeral* events are not stored: they carry `last_seq` instead.
 """
 
 EVENTS: Mapping[EventType, str] = {
@@ -103,9 +103,9 @@ EVENTS: Mapping[EventType, str] = {
 """When each type is sent."""
 
 CONFIGURATION_TEXT = """\
-Every option with its default and meaning: [`etc/compute-agent.conf.sample`](../etc/compute-agent.conf.sample),
-generated from the same tables that the agent reads. `compute-agent --check-config` tells what is wrong with a
-file, `compute-agent-status check` whether the host is fit.
+[`etc/compute-agent.conf.sample`](../etc/compute-agent.conf.sample) has every option with its default and
+meaning, generated from the tables that the agent reads. `compute-agent --check-config` tells what is wrong
+with a file, `compute-agent-status check` whether the host is fit.
 """
 
 
@@ -136,8 +136,8 @@ def _verbs() -> Iterator[str]:
     heads = ("verb", "lane", "may start from", "already so", "limit", "lifecycle")
     yield _table(heads, (_verb_row(TABLE[name]) for name in VERBS))
     yield RECOVERY_TEXT.format(**{kind.value: note for kind, note in RECOVERY.items()})
-    heads = ("verb", "after a crash", "if it fails", "observed by")
-    yield _table(heads, (_crash_row(TABLE[name]) for name in VERBS))
+    after = ("verb", "after a crash", "if it fails", "observed by")
+    yield _table(after, (_crash_row(TABLE[name]) for name in VERBS))
     yield _titled(3, "Verbs one by one")
     for name, kind in VERBS.items():
         yield _titled(4, f"`{name}`")
@@ -196,7 +196,7 @@ def _questions() -> Iterator[str]:
 
 def _instance() -> Iterator[str]:
     yield _titled(2, "Instance")
-    yield "Only `uuid`, `flavor` and one of `image`, `kernel` and a block device with `boot_index` 0 are needed."
+    yield "Only `uuid`, `flavor` and one of `image`, `kernel`, a block device with `boot_index` 0 are needed."
     yield "An unknown field is refused by its name, unless it begins with `x_`."
     yield from _objects("instance", Instance.__name__)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a message's plain values to our types, with a typed error that names the field."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,7 +29,12 @@ def arguments(values: Mapping[str, Any], kind: type[T]) -> T:
 
 def without_extensions(value: Any, kind: type[Any]) -> Any:
     """Return ``value`` without the ``x_*`` keys of objects that have declared fields."""
-    return _strip(value, inspect.type_info(kind))
+    return _strip(value, _info(kind))  # type: ignore[arg-type]
+
+
+@cache
+def _info(kind: Hashable) -> inspect.Type:
+    return inspect.type_info(kind)
 
 
 def _strip(value: Any, info: inspect.Type) -> Any:

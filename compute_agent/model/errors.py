@@ -65,6 +65,8 @@ class ComputeError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__name__.endswith("_Remote"):
+            return  # oslo.messaging derives such a class for an error that it received
         cls.code = cls.__name__
         ComputeError.by_code[cls.__name__] = cls
 

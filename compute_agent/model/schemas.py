@@ -153,7 +153,7 @@ def _is_secret(info: inspect.Type) -> bool:
 def _secret(found: Schema, *, sent: bool) -> Schema:
     if sent:
         return {**found, "writeOnly": True}
-    about = {key: found[key] for key in ("default", "description") if key in found}
+    about: Schema = {key: found[key] for key in ("default", "description") if key in found}
     shape = {key: value for key, value in found.items() if key not in about}
     return {"anyOf": [*shape.pop("anyOf", [shape]), {"const": secrets.HIDDEN}], **about}
 

@@ -9,7 +9,7 @@ import oslo_messaging
 
 from compute_agent import concurrency, notify
 from compute_agent.rpc.consumer import LOST, count_consumers
-from compute_agent.rpc.transport import EXCHANGE, RPC_VERSION, TOPIC, queue_of
+from compute_agent.rpc.transport import EXCHANGE, RPC_VERSION, TOPIC, create_transport, queue_of
 from compute_agent.store.database import Identity
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def claim(transport: Any, identity: Identity | None) -> None:
     assert identity is not None
     deadline = time.monotonic() + PATIENCE_S
     while _consumers(transport, identity.host):
-        other = _who_serves(transport, identity.host)
+        other = _who_serves(identity.host)
         if other is not None and other != identity.host_id:
             raise QueueTaken(
                 f"queue {queue_of(identity.host)} is served by the agent with host_id {other}: "
@@ -58,11 +58,14 @@ def _consumers(transport: Any, host: str) -> int:
             concurrency.sleep(RETRY_S)
 
 
-def _who_serves(transport: Any, host: str) -> str | None:
+def _who_serves(host: str) -> str | None:
+    transport = create_transport()  # of its own: its connections go with it
     target = oslo_messaging.Target(exchange=EXCHANGE, topic=TOPIC, server=host, version=RPC_VERSION)
     client = oslo_messaging.get_rpc_client(transport, target, timeout=ASK_S)
     try:
         answer = client.call({}, "ping")
     except oslo_messaging.MessagingException:
         return None
+    finally:
+        transport.cleanup()
     return str(answer["as_of"]["host_id"])

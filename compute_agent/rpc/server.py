@@ -98,7 +98,7 @@ class Server:
     # --- reading ---------------------------------------------------------------------------------------
 
     def _read(self, message: RawMessage) -> Arrival:
-        if LARGE_BYTES < message.size <= MESSAGE_LIMIT:
+        if message.size > LARGE_BYTES:
             return self._decoders.call(read, message)
         return read(message)
 
@@ -228,8 +228,7 @@ def read(message: RawMessage) -> Arrival:
     try:
         return Arrival(envelope.parse(message.body, message.content_type, MESSAGE_LIMIT))
     except errors.ComputeError as error:
-        readable = envelope.salvage(message.body) if message.size <= MESSAGE_LIMIT else {"size": message.size}
-        return Arrival(refusal=error, readable=readable)
+        return Arrival(refusal=error, readable={"size": message.size, **envelope.salvage(message.body)})
 
 
 def operation_id_of(request: envelope.Request) -> str | None:

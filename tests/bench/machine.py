@@ -14,8 +14,8 @@ from importlib import metadata
 from typing import Any
 
 from tests.rig import scratch
+from tests.rig.broker import Broker
 from tests.rig.hypervisor import Hypervisor, bindings
-from tests.rig.process import command_line
 
 _LIBRARIES = ("oslo.messaging", "oslo.service", "eventlet", "amqp", "msgspec", "libvirt-python")
 _SYNCS = 30
@@ -46,11 +46,9 @@ def of_hypervisor(hypervisor: Hypervisor) -> dict[str, Any]:
     return {"hypervisor": ", ".join(f"{name} {_dotted(number)}" for name, number in found.items())}
 
 
-def of_broker(pid: int) -> dict[str, Any]:
-    """The broker's version, by the path of what runs."""
-    arguments = " ".join(command_line(pid))
-    _, _, rest = arguments.partition("rabbitmq_server-")
-    return {"broker": f"RabbitMQ {rest.partition('/')[0]}" if rest else "RabbitMQ"}
+def of_broker(broker: Broker) -> dict[str, Any]:
+    """RabbitMQ's version."""
+    return {"broker": f"RabbitMQ {broker.ctl('version').strip()}"}
 
 
 def _dotted(number: int) -> str:

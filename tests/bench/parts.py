@@ -27,7 +27,7 @@ class Parts:
     def broker(self) -> Broker:
         """A private RabbitMQ node."""
         broker = self._closers.enter_context(Broker())
-        self.facts |= machine.of_broker(broker.pid)
+        self.facts |= machine.of_broker(broker)
         return broker
 
     @functools.cached_property

@@ -28,7 +28,7 @@ from tests.rig.demo_watch import ConsoleWatch, EventWatch
 from tests.rig.guest import Guest
 from tests.rig.hypervisor import Hypervisor, bindings
 from tests.rig.instance import describe
-from tests.rig.process import RigError, is_alive
+from tests.rig.process import RigError, is_alive, tail
 from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
@@ -39,6 +39,7 @@ NAME = "hello"
 GREETING = "Hello! I am a guest, and I run."
 _GUESTWARE = Guestware(GREETING, honours_button=True, tick_every=10 * TIMER_TICKS_PER_SECOND)
 _PATIENCE_S = 60.0
+_EVIDENCE_LINES = 12
 _SECTIONS = {"DEFAULT": {"report_interval": 10, "debug": False}}
 
 
@@ -167,8 +168,8 @@ class Demo:
     # --- the end ---------------------------------------------------------------------------------------
 
     def evidence(self) -> str:
-        """What went on in the parts, for whoever has to find out what went wrong."""
-        return "\n".join(part.evidence() for part in self._parts)
+        """What went on in the parts in the end, for whoever has to find out what went wrong."""
+        return "\n".join(tail(part.evidence(), _EVIDENCE_LINES) for part in self._parts)
 
     def close(self) -> list[str]:
         """End everything; what is left all the same."""

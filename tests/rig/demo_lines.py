@@ -14,6 +14,10 @@ from tests.rig.demo_screen import Style
 
 Event = Mapping[str, Any]
 
+_POWER_STATES = {1: "running", 3: "paused", 4: "shut down", 6: "crashed", 7: "suspended"}
+#: Steps that took a smaller part of the time than this are left out.
+_WORTH_TELLING = 0.05
+
 
 def local_time(moment: str | None) -> str:
     """The time of day here, to the millisecond; now, if none is given."""
@@ -68,7 +72,9 @@ def _failed(event: Event, data: Event) -> str:
 
 def _succeeded(event: Event, data: Event) -> str:
     steps = (data.get("timing") or {}).get("steps") or []
-    told = ", ".join(f"{step['name']} {_duration(step['ms'] / 1000)}" for step in steps)
+    total = sum(step["ms"] for step in steps)
+    slow = [step for step in steps if step["ms"] >= total * _WORTH_TELLING]
+    told = ", ".join(f"{step['name']} {_duration(step['ms'] / 1000)}" for step in slow)
     took = _elapsed(data.get("accepted_at"), data.get("finished_at"))
     return f"{_operation(event, data)} took {took}{f' ({told})' if told else ''}"
 
@@ -96,7 +102,8 @@ def _duration(seconds: float) -> str:
 
 def _lifecycle(event: Event, data: Event) -> str:
     observed = ", found after a restart" if data.get("observed") == "reconciled" else ""
-    return f"power state {data.get('power_state')}, caused by {event.get('cause')}{observed}"
+    power_state = data.get("power_state")
+    return f"power state {_POWER_STATES.get(power_state, power_state)}, caused by {event.get('cause')}{observed}"
 
 
 def _instance(_event: Event, data: Event) -> str:

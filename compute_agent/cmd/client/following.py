@@ -48,20 +48,16 @@ class Follower:
 
 def follow(session: Session, operation_id: str, timeout: float | None) -> int:
     """Wait for an operation's end, show its record, return the exit status."""
-    with Follower(session) as follower:
-        try:
+    try:
+        with Follower(session) as follower:
             record = session.api.wait(operation_id, timeout=timeout, on_progress=follower.show)
-        except TimeoutError as error:
-            ended = error
-        else:
-            ended = None
-    if ended is None:
-        return end(session, record)
-    last = getattr(ended, "record", None)
-    if last is not None:
-        session.show(last)
-    session.complain(problem(ended))
-    return TIMED_OUT
+    except TimeoutError as error:
+        last = getattr(error, "record", None)
+        if last is not None:
+            session.show(last if session.settings.as_json else brief(last))
+        session.complain(problem(error))
+        return TIMED_OUT
+    return end(session, record)
 
 
 def end(session: Session, record: Record) -> int:

@@ -72,7 +72,7 @@ def fields(name: str) -> tuple[str, ...]:
 
 
 def _ordered(name: str, properties: Shape, required: frozenset[str], common: frozenset[str]) -> list[str]:
-    """First what is given without a name, then what is required, then the rest; last what every verb takes."""
+    """First what is given without a name, then what is required, then the rest; last the common ones."""
 
     def rank(field: str) -> int:
         if _positional(name, field, required):
@@ -119,7 +119,7 @@ def _add_option(group: Any, field: str, plain: Shape, shape: Shape, required: bo
 
 def _reading(field: str, plain: Shape, *, secret: bool) -> dict[str, Any]:
     """Return how argparse is to read a field of the shape ``plain``."""
-    kind = plain.get("type")
+    kind = str(plain.get("type"))
     if "enum" in plain:
         return {"choices": plain["enum"]}
     if kind == "boolean":

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 Context = Any
 """A request context; None where nobody asked."""
-NetworkInfo = list[Vif]
+NetworkInfo = list[Vif] | None
 BlockDeviceInfo = dict[str, Any] | None
 """As made by :func:`compute_agent.virt.block_device.get_block_device_info`."""
 InjectedFiles = list[tuple[str, str]] | None

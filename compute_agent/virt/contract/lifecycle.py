@@ -30,7 +30,7 @@ class Lifecycle(Base):
         injected_files: InjectedFiles,
         admin_password: str | None,
         allocations: Mapping[str, Any] | None,
-        network_info: NetworkInfo | None = None,
+        network_info: NetworkInfo = None,
         block_device_info: BlockDeviceInfo = None,
     ) -> list[Step]:
         """Return the steps of :meth:`spawn`, which takes the same. Nothing is done yet.
@@ -47,7 +47,7 @@ class Lifecycle(Base):
         injected_files: InjectedFiles,
         admin_password: str | None,
         allocations: Mapping[str, Any] | None,
-        network_info: NetworkInfo | None = None,
+        network_info: NetworkInfo = None,
         block_device_info: BlockDeviceInfo = None,
     ) -> None:
         """Make a guest and start it; return when it runs (is paused, with ``start_paused``).
@@ -133,7 +133,7 @@ class Lifecycle(Base):
         bdms: Sequence[Any],
         detach_block_devices: Any,
         attach_block_devices: Any,
-        network_info: NetworkInfo | None = None,
+        network_info: NetworkInfo = None,
         recreate: bool = False,
         block_device_info: BlockDeviceInfo = None,
         preserve_ephemeral: bool = False,

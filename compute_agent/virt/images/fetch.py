@@ -151,10 +151,10 @@ def _check_answer(source: Source, response: Any) -> None:
             f"{sources.shown(source.url)}: the server answers {status}",
             retryable=status >= 500 or status in (408, 429),
         )
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
         raise errors.ImageUnavailable(
-            f"{sources.shown(source.url)}: the server sends it encoded as {response.headers['Content-Encoding'][:64]}",
-            retryable=False,
+            f"{sources.shown(source.url)}: the server sends it encoded as {encoding[:64]}", retryable=False
         )
 
 

@@ -107,6 +107,7 @@ def _create_locked(path: str) -> int:
         fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o644)
         fcntl.flock(fd, fcntl.LOCK_EX)
         if posix.fstat(fd).st_nlink:
+            posix.fchmod(fd, 0o644)  # QEMU, which reads it, is somebody else, whatever our umask
             return fd
         posix.close(fd)  # someone swept it away before it was locked
 

@@ -45,7 +45,9 @@ class LibvirtBase(ComputeDriver):
         self._instances_path = os.path.abspath(CONF.instances_path)
         self._images = ImageCache(os.path.join(self._instances_path, CONF.image_cache.subdirectory_name))
         self._file_threads = concurrency.NativePool("libvirt-files", FILE_THREADS)
-        self._known_facts: tuple[int, HostFacts] | None = None
+        self._known_facts: tuple[int, HostFacts, str] | None = None
+        self._known_logs: tuple[int, str | None] | None = None
+        self._node: str | None = None
 
     def _hypervisor_changed(self, connected: bool, reason: str) -> None:
         self.emit_event(virt_event.HypervisorEvent(connected, reason))
@@ -56,11 +58,21 @@ class LibvirtBase(ComputeDriver):
         :raises HypervisorUnavailable: if it can't be asked
         :raises HypervisorError: if it can't run guests of ``[libvirt] virt_type``
         """
+        return self._learn()[1]
+
+    def _capabilities(self) -> str:
+        """Return libvirt's capabilities as XML. Raises as :meth:`_facts`."""
+        return self._learn()[2]
+
+    def _learn(self) -> tuple[int, HostFacts, str]:
         if self._known_facts is None or self._known_facts[0] != self._host.connects:
-            xml = self._host.ask(libvirt.virConnect.getCapabilities)
-            facts = HostFacts.from_capabilities(xml, CONF.libvirt.virt_type)
-            self._known_facts = (self._host.connects, facts)
-        return self._known_facts[1]
+            xml = self._host.ask(_capabilities)
+            self._known_facts = (
+                self._host.connects,
+                HostFacts.from_capabilities(xml, CONF.libvirt.virt_type),
+                xml,
+            )
+        return self._known_facts
 
     def _settings(self) -> Settings:
         return Settings.from_conf(CONF)
@@ -95,3 +107,7 @@ class LibvirtBase(ComputeDriver):
 
     def _is_in(self, uuid: str, state: PowerState) -> Callable[[], bool]:
         return lambda: self._power_state(uuid) is state
+
+
+def _capabilities(connection: libvirt.virConnect) -> str:
+    return str(connection.getCapabilities())

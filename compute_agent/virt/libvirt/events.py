@@ -84,7 +84,9 @@ _NOISE = _Rule(None, None)
 _ANY = None
 _RULES: dict[tuple[int, int | None], _Rule] = {
     (libvirt.VIR_DOMAIN_EVENT_STARTED, _ANY): _tells(STARTED, "booted"),
-    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED): _tells(RESUMED, "restored"),
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED): _tells(
+        RESUMED, "restored"
+    ),
     (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_WAKEUP): _tells(
         RESUMED, "woken up", "guest"
     ),
@@ -102,10 +104,16 @@ _RULES: dict[tuple[int, int | None], _Rule] = {
         POSTCOPY_STARTED, None, "host", "post-copy"
     ),
     (libvirt.VIR_DOMAIN_EVENT_RESUMED, _ANY): _tells(RESUMED, "unpaused"),
-    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): _tells(STARTED, "migrated"),
-    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_POSTCOPY): _tells(STARTED, "post-copy"),
+    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED): _tells(
+        STARTED, "migrated"
+    ),
+    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_POSTCOPY): _tells(
+        STARTED, "post-copy"
+    ),
     (libvirt.VIR_DOMAIN_EVENT_STOPPED, _ANY): _tells(STOPPED, "shut down", "unknown"),
-    (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED): _tells(STOPPED, "destroyed"),
+    (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED): _tells(
+        STOPPED, "destroyed"
+    ),
     (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED): _tells(SUSPENDED, "saved"),
     (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED): _tells(
         MIGRATION_COMPLETED, "migrated"
@@ -209,13 +217,18 @@ class Relay:
         assert rule.transition is not None
         if rule.run is not None:
             self._runs[uuid] = rule.run
-        shutdown_by = self._shutdown_by.pop(uuid, None) if rule.run in (Run.OFF, Run.CRASHED) else None
-        origin = shutdown_by or "unknown" if rule.origin == "unknown" and rule.transition == STOPPED else rule.origin
+        awaited = [e for e in self._expected.get(uuid, ()) if e.transition == rule.transition]
+        origin = "host" if awaited else self._origin(uuid, rule)
         event = virt_event.LifecycleEvent(uuid, rule.transition, origin=origin, detail=rule.detail)
         self._emit_event(event)
-        for expectation in self._expected.get(uuid, ()):
-            if expectation.transition == rule.transition:
-                expectation.seen.set()
+        for expectation in awaited:
+            expectation.seen.set()
+
+    def _origin(self, uuid: str, rule: _Rule) -> str:
+        """Return whose doing it was: for a shutdown libvirt told it a moment before."""
+        shutdown_by = self._shutdown_by.pop(uuid, "unknown") if rule.run in (Run.OFF, Run.CRASHED) else "unknown"
+        is_shutdown = rule.transition == STOPPED and rule.origin == "unknown"
+        return shutdown_by if is_shutdown else rule.origin
 
     def _forget(self, uuid: str) -> None:
         if self._runs.get(uuid, Run.OFF) in (Run.OFF, Run.CRASHED):

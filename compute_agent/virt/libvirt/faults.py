@@ -69,7 +69,7 @@ def is_lost(error: libvirt.libvirtError) -> bool:
     """Return whether it is the connection that failed, and not the call."""
     if code(error) in (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT):
         return True
-    return code(error) in _LOST_CODES and error.get_error_domain() in _WIRE
+    return code(error) in _LOST_CODES and int(error.get_error_domain() or 0) in _WIRE
 
 
 def is_wrong_state(error: libvirt.libvirtError) -> bool:

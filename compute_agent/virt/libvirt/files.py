@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import msgspec
 
-from compute_agent.model import errors
 from compute_agent.virt.images.part import disk_error
 from compute_agent.virt.libvirt.paths import InstancePaths
 

@@ -243,6 +243,4 @@ def write_description(domain: libvirt.virDomain, xml: str) -> None:
     flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
     if domain.isActive():
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-    domain.setMetadata(
-        libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, metadata.PREFIX, metadata.NAMESPACE, flags
-    )
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, metadata.PREFIX, metadata.NAMESPACE, flags)

@@ -210,22 +210,45 @@ class Host:
         return self._call(self._guests, lambda connection: function(connection, *args, **kwargs), patience)
 
     def ask_guest(
-        self, uuid: str, function: Callable[Concatenate[libvirt.virDomain, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        uuid: str,
+        function: Callable[Concatenate[libvirt.virDomain, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """As :meth:`ask`, with the domain that has this uuid.
 
         :raises InstanceNotFound: if there is none
         """
-        return self.ask(functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs)))
+        return self.ask(
+            functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs))
+        )
+
+    def ask_monitor(
+        self,
+        uuid: str,
+        function: Callable[Concatenate[libvirt.virDomain, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`ask_guest`, for questions that the guest's monitor answers, so that they may hang on it."""
+        asked = functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs))
+        return self._call(self._guests, asked, QUESTION_S)
 
     def act_guest(
-        self, uuid: str, function: Callable[Concatenate[libvirt.virDomain, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        uuid: str,
+        function: Callable[Concatenate[libvirt.virDomain, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """As :meth:`act`, with the domain that has this uuid.
 
         :raises InstanceNotFound: if there is none
         """
-        return self.act(functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs)))
+        return self.act(
+            functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs))
+        )
 
     def _call(self, pool: _Pool, function: Callable[[libvirt.virConnect], T], patience: float) -> T:
         work = steps.current()
@@ -295,4 +318,4 @@ def _back_off(attempt: int) -> float:
     """Return the seconds before the next attempt: growing, and never the same on two hosts."""
     base = float(CONF.libvirt.reconnect_interval)
     longest = max(base, LONGEST_BACK_OFF_S)
-    return min(longest, base * 2 ** min(attempt, 10)) * random.uniform(0.8, 1.2)
+    return min(longest, base * 2.0 ** min(attempt, 10)) * random.uniform(0.8, 1.2)

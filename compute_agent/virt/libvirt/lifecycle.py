@@ -120,6 +120,14 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         if destroy_disks:
             self.delete_instance_files(instance)
 
+    def soft_delete(self, instance: Instance) -> None:
+        """Switch the guest off and keep its disks."""
+        self.power_off(instance)
+
+    def restore(self, instance: Instance) -> None:
+        """Take a soft deletion back: boot the guest."""
+        self.power_on(None, instance, instance.network_info)
+
     def instance_exists(self, instance: Instance) -> bool:
         """Return whether there is a domain of the instance, running or not."""
         return self._power_state(instance.uuid) is not None
@@ -159,5 +167,5 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         """Return ``error`` with the end of QEMU's log as further evidence."""
         words = self.get_last_words(instance.named()).get("hypervisor", "")
         known = error.evidence or ""
-        evidence = f"{words[-errors.EVIDENCE_LIMIT // 2:]}\n{known[-errors.EVIDENCE_LIMIT // 2:]}"
+        evidence = f"{words[-errors.EVIDENCE_LIMIT // 2 :]}\n{known[-errors.EVIDENCE_LIMIT // 2 :]}"
         return errors.HypervisorError(error.message, step=error.step, evidence=evidence.strip())

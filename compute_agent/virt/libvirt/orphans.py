@@ -8,6 +8,7 @@ from collections.abc import Collection
 import libvirt
 
 from compute_agent.model import errors
+from compute_agent.model.states import PowerState
 from compute_agent.virt.info import Description, Orphan
 from compute_agent.virt.libvirt import files, guest, metadata
 from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
@@ -67,11 +68,13 @@ class LibvirtOrphans(LibvirtLifecycle):
             self._undefine(uuid)
             return
         if self._power_state(uuid) is not None:
-            raise errors.InvalidState("the directory's domain is still there", hint="destroy the domain first")
+            raise errors.InvalidState(
+                "the directory's domain is still there", hint="destroy the domain first"
+            )
         self._on_disk(files.remove_directory, InstancePaths(self._instances_path, uuid))
 
 
-def _describe(domain: libvirt.virDomain) -> tuple[str, guest.PowerState, str]:
+def _describe(domain: libvirt.virDomain) -> tuple[str, PowerState, str]:
     return domain.name(), guest.observe(domain), guest.definition(domain)
 
 

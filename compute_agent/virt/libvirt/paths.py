@@ -14,6 +14,7 @@ import re
 from compute_agent.model import errors
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RANDOM_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _TAP_PREFIX = "tap"
 _TAP_LIMIT = 15
@@ -35,12 +36,12 @@ def safe_join(directory: str, *names: str) -> str:
 def tap_name(vif_id: str) -> str:
     """Return the name of the host's end of a VIF: ``tap`` and what is unique in ``vif_id``.
 
-    A uuid keeps its first 11 characters, as in OpenStack; any other id is hashed, since two of
-    them may begin alike.
+    A random uuid keeps its first 11 characters, as in OpenStack. Any other id is hashed: two
+    that were made together may begin alike, a uuid of version 7 among them.
     """
+    if _RANDOM_UUID.fullmatch(vif_id):
+        return _TAP_PREFIX + vif_id[:11]
     room = _TAP_LIMIT - len(_TAP_PREFIX)
-    if _UUID.fullmatch(vif_id):
-        return _TAP_PREFIX + vif_id[:room]
     return _TAP_PREFIX + hashlib.sha256(vif_id.encode()).hexdigest()[:room]
 
 

@@ -25,7 +25,8 @@ LOG = logging.getLogger(__name__)
 
 KILL_ATTEMPTS = 20
 KILL_PAUSE_S = 0.3
-SOFT_RETRY_S = 10.0
+SOFT_RETRY_S = 5.0
+"""How often a SOFT reboot asks: a guest that is still booting misses the first time."""
 
 
 class LibvirtPower(LibvirtBase):
@@ -93,7 +94,9 @@ class LibvirtPower(LibvirtBase):
     def suspend(self, context: Context, instance: Instance) -> None:
         """Write the guest's memory to disk and end its QEMU; survives a boot of the host."""
         uuid = instance.uuid
-        with self._relay.expecting(uuid, events.SUSPENDED, self._is_in(uuid, PowerState.SUSPENDED)) as expected:
+        with self._relay.expecting(
+            uuid, events.SUSPENDED, self._is_in(uuid, PowerState.SUSPENDED)
+        ) as expected:
             self._host.act_guest(uuid, guest.save, expected)
 
     def resume(
@@ -122,14 +125,6 @@ class LibvirtPower(LibvirtBase):
         else:
             self.power_on(context, instance, network_info, block_device_info)
 
-    def soft_delete(self, instance: Instance) -> None:
-        """Switch the guest off and keep its disks."""
-        self.power_off(instance)
-
-    def restore(self, instance: Instance) -> None:
-        """Take a soft deletion back: boot the guest."""
-        self.power_on(None, instance, instance.network_info)
-
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
         """Say whether the instance may be switched on. Kept by the agent: nothing at the hypervisor changes."""
         self.virtapi.set_bootable(instance.uuid, is_bootable)
@@ -145,7 +140,9 @@ class LibvirtPower(LibvirtBase):
             self._on_disk(networks.check, network_info)
 
     def _start(self, uuid: str, paused: bool = False) -> None:
-        transition, state = (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)
+        transition, state = (
+            (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)
+        )
         with self._relay.expecting(uuid, transition, self._is_in(uuid, state)) as expected:
             self._host.act_guest(uuid, guest.start, expected, paused)
 
@@ -181,7 +178,9 @@ class LibvirtPower(LibvirtBase):
 class _Reboot:
     """One reboot."""
 
-    def __init__(self, driver: LibvirtPower, instance: Instance, network_info: NetworkInfo, soft: bool) -> None:
+    def __init__(
+        self, driver: LibvirtPower, instance: Instance, network_info: NetworkInfo, soft: bool
+    ) -> None:
         self._driver = driver
         self._uuid = instance.uuid
         self._paths = driver._paths(instance)
@@ -214,7 +213,10 @@ class _Reboot:
 
     def _stopped(self) -> bool:
         note = self._read()
-        return note is not None and self._driver._host.ask_guest(self._uuid, guest.see).domain_id != note.domain_id
+        return (
+            note is not None
+            and self._driver._host.ask_guest(self._uuid, guest.see).domain_id != note.domain_id
+        )
 
     def _stop(self) -> None:
         if self._soft:

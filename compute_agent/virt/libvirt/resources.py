@@ -2,7 +2,6 @@
 """What the host has, in the forms of the contracts. Pure, but for the functions that read ``/proc``."""
 
 import dataclasses
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,7 +113,9 @@ def cpu_info(capabilities: str) -> dict[str, Any]:
         "arch": cpu.findtext("arch"),
         "model": cpu.findtext("model"),
         "vendor": cpu.findtext("vendor"),
-        "topology": {key: int(value) for key, value in topology.attrib.items()} if topology is not None else {},
+        "topology": {key: int(value) for key, value in topology.attrib.items()}
+        if topology is not None
+        else {},
         "features": [feature.get("name") for feature in cpu.findall("feature")],
     }
 
@@ -125,7 +126,9 @@ def supported_instances(capabilities: str) -> list[list[str]]:
     for found in element.parse(capabilities).findall("guest"):
         mode = found.findtext("os_type") or "hvm"
         for arch in found.findall("arch"):
-            made += [[arch.get("name", ""), domain.get("type", ""), mode] for domain in arch.findall("domain")]
+            made += [
+                [arch.get("name", ""), domain.get("type", ""), mode] for domain in arch.findall("domain")
+            ]
     return made
 
 
@@ -144,7 +147,7 @@ def cpu_flags() -> list[str]:
 
 
 def uptime() -> str:
-    """Read how long the host is up, as the command says it. In a native thread."""
+    """Read how long the host is up, as ``uptime -p`` and ``uptime`` say it. In a native thread."""
     with open("/proc/uptime", encoding="ascii") as file:
         seconds = int(float(file.read().split()[0]))
     with open("/proc/loadavg", encoding="ascii") as file:
@@ -153,7 +156,7 @@ def uptime() -> str:
     hours, minutes = rest // 3600, rest % 3600 // 60
     clock = f"{hours}:{minutes:02}" if hours else f"{minutes} min"
     up = f"{days} day{'s' if days > 1 else ''}, {clock}" if days else clock
-    return f" {time.strftime('%H:%M:%S')} up {up}, load average: {load}"
+    return f"up {up}, load average: {load}"
 
 
 def cpu_stats(connection: libvirt.virConnect) -> dict[str, int]:

@@ -126,5 +126,7 @@ def _items(values: Mapping[str, Any], group: str) -> list[dict[str, Any]]:
     made = []
     for index in range(values.get(f"{group}.count", 0)):
         prefix = f"{group}.{index}."
-        made.append({key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)})
+        made.append(
+            {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+        )
     return made

@@ -46,7 +46,7 @@ def rebuilt(error: errors.ComputeError, modules: list[str]) -> Exception:
     return made
 
 
-@pytest.mark.parametrize("kind", [kind for kind in errors.ComputeError.by_code.values()], ids=str)
+@pytest.mark.parametrize("kind", list(errors.ComputeError.by_code.values()), ids=str)
 def test_every_error_crosses_the_wire(kind: type[errors.ComputeError]) -> None:
     error = kind("why", step="fetch", retryable=True, retry_after_s=1.5, hint="do", evidence="log")
     remote = rebuilt(error, ["compute_agent.model.errors"])

@@ -45,8 +45,14 @@ def parse(text: str | bytes) -> etree._Element:
 
 
 def to_text(root: etree._Element) -> str:
-    """Return ``root`` as indented text."""
+    """Return ``root`` as indented text. What others put into metadata is not ours to indent."""
+    kept = {holder: list(holder) for holder in root.iter("metadata")}
+    for holder, inside in kept.items():
+        for node in inside:
+            holder.remove(node)
     etree.indent(root, space="  ")
+    for holder, inside in kept.items():
+        holder.extend(inside)
     return etree.tostring(root, encoding="unicode", pretty_print=True)
 
 

@@ -47,7 +47,11 @@ def digest(name: str = "sha256", of: bytes = CONTENTS) -> str:
 
 def test_an_image_is_copied_whole_and_readable_by_the_hypervisor(cache: ImageCache, store: Store) -> None:
     store.put("image", CONTENTS)
-    image = cache.ensure(store.image("image"))
+    umask = os.umask(0o077)
+    try:
+        image = cache.ensure(store.image("image"))
+    finally:
+        os.umask(umask)
     assert contents(image) == CONTENTS
     assert image.sha256 == hashlib.sha256(CONTENTS).hexdigest()
     assert os.stat(image.path).st_mode & 0o444 == 0o444
@@ -323,12 +327,13 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_left(
 ) -> None:
     store.put("image", CONTENTS)
     cache = ImageCache(str(store.directory.parent / "_full"))
-    full = os.open("/dev/full", os.O_WRONLY)
-    monkeypatch.setattr(posix, "pwrite", lambda fd, data, offset: os.write(full, data))
+    full = posix.open("/dev/full", posix.O_WRONLY)
+    real_write = posix.write
+    monkeypatch.setattr(posix, "pwrite", lambda fd, data, offset: real_write(full, data))
     with pytest.raises(errors.DiskFull):
         cache.ensure(store.image("image"))
     assert cached_files(cache) == []
-    os.close(full)
+    posix.close(full)
     cache.close()
 
 

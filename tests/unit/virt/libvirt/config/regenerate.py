@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the golden files anew: ``python -m tests.unit.virt.libvirt.config.regenerate``. Then read the diff."""
+"""Write the golden files anew: ``python -m tests.unit.virt.libvirt.config.regenerate``. Read the diff."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libvirt driver, put together from its concerns.
+
+Each concern is a class in a module of its own; what this release does not offer inherits
+`UnsupportedOperation` from the contract.
+"""
+
+from compute_agent.virt.libvirt.hostinfo import LibvirtHost
+from compute_agent.virt.virtapi import VirtAPI
+
+__all__ = ["LibvirtDriver"]
+
+
+class LibvirtDriver(LibvirtHost):
+    """QEMU guests, with and without KVM, through libvirt.
+
+    :param virtapi: what the driver may ask of the agent
+    """
+
+    def __init__(self, virtapi: VirtAPI) -> None:
+        super().__init__(virtapi)
+        self.capabilities = dict(type(self).capabilities)
