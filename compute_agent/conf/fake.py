@@ -26,7 +26,7 @@ OPTIONS = [
             ),
             cfg.StrOpt(
                 "ledger",
-                help="File in which the fake hypervisor keeps its guests, so that they outlive the agent. It is "
+                help="File in which the fake hypervisor keeps its guests, so that they outlive the agent: "
                 "append-only, one JSON object per line. A line that a test appends, such as "
                 '{"guest": UUID, "power": "shutdown"}, happens to the guest. Default: nothing is kept.',
             ),

@@ -33,7 +33,7 @@ def spawn(manager: Manager, job: Job) -> Outcome:
         instance.network_info,
         block_device_info(instance),
     )
-    return Outcome()
+    return Outcome(follow=True)
 
 
 @verb(
@@ -98,7 +98,7 @@ def rebuild(manager: Manager, job: Job) -> Outcome:
         block_device_info=block_device_info(instance),
         preserve_ephemeral=wanted.preserve_ephemeral,
     )
-    return Outcome(change=lambda record: msgspec.structs.replace(record, instance=instance))
+    return Outcome(change=lambda record: msgspec.structs.replace(record, instance=instance), follow=True)
 
 
 @verb("update_instance", probe="the record", recovery=Recovery.REPEAT)
@@ -140,4 +140,4 @@ def soft_delete(manager: Manager, job: Job) -> Outcome:
 def restore(manager: Manager, job: Job) -> Outcome:
     """Bring a soft-deleted instance back."""
     manager.driver.restore(job.instance.instance)
-    return Outcome(state=S.ACTIVE)
+    return Outcome(follow=True)

@@ -26,7 +26,7 @@ def reboot(manager: Manager, job: Job) -> Outcome:
         job.arguments.reboot_type.value,
         block_device_info(instance),
     )
-    return Outcome(state=_kept(job, S.ACTIVE))
+    return _as_it_runs(job)
 
 
 @verb(
@@ -42,7 +42,7 @@ def power_on(manager: Manager, job: Job) -> Outcome:
     by_agent = job.operation.origin is Origin.AGENT
     start = manager.driver.resume_state_on_host_boot if by_agent else manager.driver.power_on
     start(request_context(), instance, instance.network_info, block_device_info(instance))
-    return Outcome(state=_kept(job, None))
+    return _as_it_runs(job)
 
 
 @verb(
@@ -56,7 +56,7 @@ def power_off(manager: Manager, job: Job) -> Outcome:
     """Ask the guest to shut down, and pull the plug after ``timeout`` seconds."""
     wanted = job.arguments
     manager.driver.power_off(job.instance.instance, wanted.timeout, wanted.retry_interval)
-    return Outcome(state=_kept(job, S.STOPPED))
+    return Outcome(state=_special(job) or S.STOPPED)
 
 
 @verb(
@@ -82,7 +82,7 @@ def pause(manager: Manager, job: Job) -> Outcome:
 def unpause(manager: Manager, job: Job) -> Outcome:
     """Let a paused guest go on."""
     manager.driver.unpause(job.instance.instance)
-    return Outcome()
+    return Outcome(follow=True)
 
 
 @verb(
@@ -109,10 +109,14 @@ def resume(manager: Manager, job: Job) -> Outcome:
     """Let a suspended guest go on from where it was."""
     instance = job.instance.instance
     manager.driver.resume(request_context(), instance, instance.network_info, block_device_info(instance))
-    return Outcome()
+    return Outcome(follow=True)
 
 
-def _kept(job: Job, otherwise: S | None) -> S | None:
+def _as_it_runs(job: Job) -> Outcome:
+    return Outcome(state=_special(job), follow=True)
+
+
+def _special(job: Job) -> S | None:
     """A rescued or resized instance stays what it is while it is switched on and off."""
     state = job.instance.state
-    return state if state in (S.RESCUED, S.RESIZED) else otherwise
+    return state if state in (S.RESCUED, S.RESIZED) else None

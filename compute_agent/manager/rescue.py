@@ -38,4 +38,4 @@ def unrescue(manager: Manager, job: Job) -> Outcome:
     """Start a rescued instance from its own disk again."""
     instance = job.instance.instance
     manager.driver.unrescue(instance, instance.network_info)
-    return Outcome(state=S.ACTIVE)
+    return Outcome(follow=True)

@@ -64,7 +64,11 @@ def detach_volume(manager: Manager, job: Job) -> Outcome:
     volume_id = job.arguments.volume_id
     device = _volume(job.instance, volume_id)
     manager.driver.detach_volume(
-        request_context(), device.connection_info or {}, job.instance.instance, device.mountpoint, device.encryption
+        request_context(),
+        device.connection_info or {},
+        job.instance.instance,
+        device.mountpoint,
+        device.encryption,
     )
     return Outcome(change=lambda record: _with(record, _without_volume(record, volume_id)))
 

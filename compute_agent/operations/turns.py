@@ -16,7 +16,7 @@ from compute_agent.model.arguments import Arguments
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation, OperationState, Timing
-from compute_agent.model.states import FOLLOWED, SETTLED, InstanceState, change, follow
+from compute_agent.model.states import FOLLOWED, SETTLED, InstanceState, PowerState, change, follow
 from compute_agent.operations import telling
 from compute_agent.operations.verbs import OnFailure, Outcome, Recovery, Verb
 from compute_agent.store import host, instances, journal
@@ -208,8 +208,11 @@ def _settle_success(
         record = instances.put(tx, msgspec.structs.replace(record, state=InstanceState.GONE, error=None))
         telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
         return
-    state = change(record.state, outcome.state) if outcome.state else _followed(record)
-    record = msgspec.structs.replace(record, state=state, error=None)
+    state = change(record.state, outcome.state) if outcome.state else _followed(record, outcome.follow)
+    # A guest that was off already sends no event: then it is the verb that says how it is.
+    power_state = SHOWN_BY.get(state, record.power_state) if outcome.state else record.power_state
+    kept = record.error if state is InstanceState.ERROR else None
+    record = msgspec.structs.replace(record, state=state, power_state=power_state, error=kept)
     if record != before:
         telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, record), operation)
 
@@ -231,10 +234,14 @@ def _settle_failure(
         telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, changed), operation)
 
 
-def _followed(record: InstanceRecord) -> InstanceState:
+SHOWN_BY = {state: power for power, state in FOLLOWED.items() if power is not PowerState.CRASHED}
+"""The power state that goes with a settled state."""
+
+
+def _followed(record: InstanceRecord, whatever: bool = False) -> InstanceState:
     """The state that the power state shows; also for one whose work has just ended."""
     if record.state in SETTLED:
         return follow(record.state, record.power_state)
-    if record.state in (InstanceState.BUILDING, InstanceState.MIGRATING):
-        return FOLLOWED.get(record.power_state, InstanceState.ERROR)
+    if whatever or record.state in (InstanceState.BUILDING, InstanceState.MIGRATING):
+        return change(record.state, FOLLOWED.get(record.power_state, InstanceState.ERROR))
     return record.state

@@ -57,7 +57,8 @@ class Job:
 class Outcome:
     """How a verb went, and what it changes in the instance's record.
 
-    :param state: the instance's new state; None: the one that its power state shows
+    :param state: the instance's new state; None: unchanged, or followed if it is a settled one
+    :param follow: whatever the state was, it is now the one that the power state shows
     :param change: makes the new record from the one that stands when the operation ends
     :param gone: the record becomes a tombstone
     :param forgotten: the record is struck, without a tombstone
@@ -65,6 +66,7 @@ class Outcome:
 
     result: dict[str, Any] = dataclasses.field(default_factory=dict)
     state: InstanceState | None = None
+    follow: bool = False
     change: Callable[[InstanceRecord], InstanceRecord] | None = None
     gone: bool = False
     forgotten: bool = False

@@ -6,6 +6,7 @@ The XML and the base image are those of a guest that the agent has spawned; only
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 import shutil
@@ -22,6 +23,7 @@ from tests.rig.process import RigError
 
 #: Left out, so that the agent does not take the guests for lost ones of its own while it is measured.
 _METADATA = re.compile(r"<metadata>.*</metadata>\s*", re.DOTALL)
+_PARTS = ("floor: qemu-img create", "floor: define", "floor: create")
 _PATH = re.compile(r"""=["'](/[^"']+)["']""")
 
 
@@ -30,6 +32,8 @@ class FloorGuests:
 
     def __init__(self, hypervisor: Hypervisor, sample: Guest) -> None:
         self._hypervisor = hypervisor
+        #: For each guest made so far, the ms of each part.
+        self.breakdowns: list[dict[str, float]] = []
         self._uuid = sample.uuid
         self._disk = sample.disks[0]
         chain = sample.disk_chain(self._disk)
@@ -50,8 +54,15 @@ class FloorGuests:
             pathlib.Path(self._renamed(str(path), uuid)).parent.mkdir(parents=True, exist_ok=True)
         disk = self._renamed(str(self._disk), uuid)
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", self._base, "-F", self._base_format, disk]
+        times = [time.monotonic()]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-        connection.defineXML(self._renamed(self._xml, uuid)).create()
+        times.append(time.monotonic())
+        domain = connection.defineXML(self._renamed(self._xml, uuid))
+        times.append(time.monotonic())
+        domain.create()
+        times.append(time.monotonic())
+        took = ((after - before) * 1000 for before, after in itertools.pairwise(times))
+        self.breakdowns.append(dict(zip(_PARTS, took, strict=True)))
         return uuid
 
     def _renamed(self, text: str, uuid: str) -> str:

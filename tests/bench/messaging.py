@@ -62,7 +62,7 @@ def bare(parts: Parts) -> Iterator[Floor]:
 
 
 def _wanted(count: int) -> list[dict[str, object]]:
-    return [{"instance": describe(kernel={"url": "file:///nowhere/kernel"})} for _ in range(count)]
+    return [{"instance": describe(kernel="file:///nowhere/kernel")} for _ in range(count)]
 
 
 def _stored(one: Performed) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.rig.instance import describe
 from tests.rig.receiver import Receiver
 
 AT_ONCE = 20
+_TURNS = 3
 _DEFAULTS = {"max_concurrent_builds": AT_ONCE, "report_interval": 1}
 
 
@@ -31,13 +32,13 @@ class Bed:
         self.hypervisor = parts.hypervisor
         self.receiver = receiver
         self.client = Client(parts.broker.transport_url, agent.host, receiver)
-        self.image: pathlib.Path = parts.hypervisor.images.qcow2("bench")
+        self._image = describe(parts.hypervisor.images.qcow2("bench"))["image"]
         self._sample = self.spawn(1)[0].events[0]["instance_uuid"]
         self.floor = FloorGuests(self.hypervisor, Guest(self.hypervisor, self._sample))
 
     def spawn(self, count: int) -> list[Performed]:
         """Spawn through the agent, all cast at once."""
-        wanted = [{"instance": describe(self.image)} for _ in range(count)]
+        wanted = [{"instance": describe() | {"image": self._image}} for _ in range(count)]
         return self.client.perform_all("spawn", wanted)
 
     def destroy(self, spawned: Sequence[Performed]) -> None:
@@ -81,16 +82,18 @@ def one_by_one(parts: Parts, quick: bool) -> list[Result]:
     spawned: list[Performed] = []
     with bed(parts) as ours, connections(ours.hypervisor, 1) as (connection,):
         _floor(ours, connection)  # not counted: the first time costs more
-        for number in range(5 if quick else 15):
-            if number % 2:
-                result.floor.append(_floor(ours, connection))
-            (one,) = ours.spawn(1)
-            spawned.append(one)
-            result.ours.append(one.seconds * 1000)
-            ours.destroy([one])
-            if not number % 2:
-                result.floor.append(_floor(ours, connection))
-    result.breakdown = breakdown.of_operations(spawned)
+        for _ in range(4 if quick else 8):
+            mine, bare = [], []
+            for _ in range(_TURNS):
+                (one,) = ours.spawn(1)
+                ours.destroy([one])
+                mine.append(one)
+                bare.append(_floor(ours, connection))
+            spawned += mine
+            result.ours.append(statistics.median(one.seconds * 1000 for one in mine))
+            result.floor.append(statistics.median(bare))
+    result.breakdown = breakdown.of_operations(spawned) | merged(ours.floor.breakdowns)
+    result.notes.append(f"{_TURNS} spawns of each in turns per round, the median of each")
     return [result]
 
 
@@ -127,7 +130,7 @@ def at_once(parts: Parts, quick: bool) -> list[Result]:
             parted.append(_ours_at_once(ours, result, hub, lateness))
             if not number % 2:
                 _floor_at_once(ours, many, result)
-    result.breakdown = merged(parted)
+    result.breakdown = merged(parted) | merged(ours.floor.breakdowns)
     return [result, hub]
 
 

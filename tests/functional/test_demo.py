@@ -57,6 +57,16 @@ class Demo:
         self.said += self.process.stdout.read()
         return self.process.wait(_DEADLINE_S)
 
+    def stop_reading(self) -> None:
+        """Close this end of the pipe that it writes to."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def close(self) -> None:
+        """Let go of it, and wait for its end."""
+        self.stop_reading()
+        self.process.wait(_DEADLINE_S)
+
     def left(self) -> list[str]:
         """Files below its directory, and processes that have to do with it."""
         files = [str(path) for path in self._directory.iterdir()]
@@ -95,7 +105,7 @@ def demo(directory: pathlib.Path) -> Iterator[Any]:
     for run in runs:
         if run.process.poll() is None:
             run.process.send_signal(signal.SIGTERM)
-        run.end()
+        run.close()
 
 
 def _events(said: str) -> list[str]:
@@ -151,7 +161,7 @@ def test_a_signal_ends_it_at_any_time_and_nothing_is_left(
 def test_nobody_reading_any_more_is_no_error_and_ends_it(demo: Any) -> None:
     run = demo()
     run.read_until("Casting")
-    run.process.stdout.close()
+    run.stop_reading()
     assert run.process.wait(_DEADLINE_S) == 0
     assert run.left() == []
 

@@ -110,6 +110,7 @@ class Agent(Part):
             "report_interval": 1,
             "graceful_shutdown_timeout": 30,
             "debug": True,
+            "log_options": False,
         }
         if self.hypervisor is None:
             return {

@@ -2,8 +2,8 @@
 """What can be done to a guest on the fake host. The driver stands on this as another on libvirt.
 
 Each act looks first, refuses what a hypervisor refuses, changes the world in one go, writes it
-into the ledger and tells its event; it returns when the event was told. An act that finds its effect there already
-does nothing and tells nothing.
+into the ledger and tells its event; it returns when the event was told. An act that finds its effect
+there already does nothing and tells nothing.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.states import PowerState
 from compute_agent.virt import event as virt_event
-from compute_agent.virt.fake import world
 from compute_agent.virt.fake.ledger import Ledger
 from compute_agent.virt.fake.relay import Relay
 from compute_agent.virt.fake.world import Domain, World
@@ -47,8 +46,8 @@ class Hypervisor:
     :param ledger: keeps its guests; None: they end with the process
 
     ``deaf`` are guests that do not heed a request to shut down, ``unreachable`` volumes that can't be
-    connected, ``held`` devices (volumes' and interfaces' ids) that their guests do not release. ``away`` is the
-    reason why the hypervisor does not answer, None while it does.
+    connected, ``held`` devices (volumes' and interfaces' ids) that their guests do not release. ``away`` is
+    the reason why the hypervisor does not answer, None while it does.
     """
 
     def __init__(self, relay: Relay, size: Size, ledger: Ledger | None = None) -> None:
@@ -149,8 +148,12 @@ class Hypervisor:
         if domain.power is PowerState.SUSPENDED:
             raise errors.InvalidState("the instance is suspended", hint="resume it, or power_off first")
         text = f"{domain.name}: boot {domain.starts + 1}\r\n"
-        self._go(domain, "start", paused, console=_tail(domain.console + text), starts=domain.starts + 1, cpu_ns=0)
-        self._tell(uuid, virt_event.EVENT_LIFECYCLE_PAUSED if paused else virt_event.EVENT_LIFECYCLE_STARTED, origin)
+        self._go(
+            domain, "start", paused, console=_tail(domain.console + text), starts=domain.starts + 1, cpu_ns=0
+        )
+        self._tell(
+            uuid, virt_event.EVENT_LIFECYCLE_PAUSED if paused else virt_event.EVENT_LIFECYCLE_STARTED, origin
+        )
 
     def stop(self, uuid: str, origin: str = "host", detail: str | None = None) -> None:
         """Pull the plug. What a suspended guest has saved is dropped, and nothing is told of that."""
@@ -222,7 +225,7 @@ class Hypervisor:
         self._tell(uuid, virt_event.EVENT_LIFECYCLE_RESUMED, origin)
 
     def _go(self, domain: Domain, effect: str, paused: bool = False, **changes: Any) -> None:
-        changes["mem_kb"] = domain.mem_kb if domain.is_up else self._room_for(domain)
+        changes["mem_kb"] = domain.mem_kb if domain.is_up else self.check_room(domain)
         changes["power"] = PowerState.PAUSED if paused else PowerState.RUNNING
         changes["running_since"] = None if paused else time.time()
         self.effect(effect, domain.uuid, domain=changes)
@@ -231,8 +234,11 @@ class Hypervisor:
         changes = {"power": power, "cpu_ns": self.cpu_ns(domain), "running_since": None, "frozen": False}
         self.effect(effect, domain.uuid, domain=changes)
 
-    def _room_for(self, domain: Domain) -> int:
-        """Return how much memory a guest gets: what it may have, or what is left if that is enough."""
+    def check_room(self, domain: Domain) -> int:
+        """Return how much memory a guest gets (KiB): what it may have, or what is left if that is enough.
+
+        :raises InsufficientResources: if the host has no room for it
+        """
         free = self.size.memory_mb * 1024 - self.world.memory_kb
         given = min(domain.max_mem_kb, free)
         if given < (domain.min_mem_kb or domain.max_mem_kb):
@@ -250,9 +256,7 @@ class Hypervisor:
 
     def _tell(self, uuid: str, transition: int, origin: str, detail: str | None = None) -> None:
         if not self.replaying:
-            self._relay.tell(
-                virt_event.LifecycleEvent(uuid, transition, origin=origin, detail=detail)
-            )
+            self._relay.tell(virt_event.LifecycleEvent(uuid, transition, origin=origin, detail=detail))
 
     def tell(self, uuid: str, transition: int, origin: str = "host") -> None:
         """Tell a transition that is no power state, such as a migration's."""
@@ -285,6 +289,3 @@ def _tail(text: str) -> str:
 def free_bytes(hypervisor: Hypervisor) -> int:
     """Return what is left of the host's disk, in bytes."""
     return hypervisor.size.local_gb * 2**30 - hypervisor.world.disk_bytes
-
-
-__all__ = ["Hypervisor", "Size", "free_bytes", "world"]

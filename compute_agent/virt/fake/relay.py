@@ -39,6 +39,11 @@ class Relay:
         """Queue ``event`` and wait until it was told."""
         self.post(event).wait()
 
+    def drain(self) -> None:
+        """Wait until all that is queued was told."""
+        if self._waiting:
+            self._waiting[-1][1].wait()
+
     def _pump(self) -> None:
         try:
             while self._waiting:

@@ -146,8 +146,7 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         found = metadata.read(self._host.ask_guest(instance.uuid, guest.definition))
         operation_id = found.operation_id if found else None
         described = metadata.describe(instance.named(), instance.generation, operation_id)
-        xml = etree.tostring(described, encoding="unicode")
-        self._host.act_guest(instance.uuid, guest.write_description, xml)
+        self._host.act_guest(instance.uuid, guest.write_description, _without_namespace(described))
 
     # --- shared with other concerns ----------------------------------------------------------------
 
@@ -169,3 +168,10 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         known = error.evidence or ""
         evidence = f"{words[-errors.EVIDENCE_LIMIT // 2 :]}\n{known[-errors.EVIDENCE_LIMIT // 2 :]}"
         return errors.HypervisorError(error.message, step=error.step, evidence=evidence.strip())
+
+
+def _without_namespace(node: etree._Element) -> str:
+    """Return a description as libvirt's ``setMetadata`` takes it: it puts the namespace in itself."""
+    plain = etree.Element(etree.QName(node).localname, dict(node.attrib))
+    plain.text = node.text
+    return etree.tostring(plain, encoding="unicode")

@@ -12,7 +12,7 @@ has walked as far as the one before.
 import functools
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import libvirt
@@ -87,11 +87,17 @@ class Spawn:
     # --- check -------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        refuse_what_is_to_come(self._instance, self._extras)
-        facts = self._driver._facts()
-        designer.check(self._instance, facts=facts, settings=self._driver._settings())
-        self._driver._on_disk(self._check_host, facts.cpus)
-        self._check_unused()
+        for check in self._checks():
+            check()
+
+    def _checks(self) -> list[Callable[[], object]]:
+        driver = self._driver
+        return [
+            lambda: refuse_what_is_to_come(self._instance, self._extras),
+            lambda: designer.check(self._instance, facts=driver._facts(), settings=driver._settings()),
+            lambda: driver._on_disk(self._check_host, driver._facts().cpus),
+            self._check_unused,
+        ]
 
     def _check_host(self, cpus: int) -> None:
         """In a native thread."""
@@ -113,11 +119,7 @@ class Spawn:
         return steps.current().resumed and (self._has_directory() or self._is_defined())
 
     def _check_detail(self) -> Mapping[str, Any]:
-        try:
-            self._check()
-        except errors.ComputeError as error:
-            return {"problems": [error.to_error()]}
-        return {"problems": []}
+        return {"problems": [problem for check in self._checks() for problem in _problems_of(check)]}
 
     # --- files -------------------------------------------------------------------------------------
 
@@ -126,9 +128,13 @@ class Spawn:
         self._cached = self._driver._images.ensure(self._image)
 
     def _image_detail(self) -> Mapping[str, Any]:
-        assert self._image is not None
-        cached = self._driver._images.cached(self._image)
-        return {"bytes": 0 if cached else self._image.size_bytes, "cached": cached is not None}
+        image = self._image
+        assert image is not None
+        try:
+            cached = self._driver._images.cached(image)
+        except errors.ComputeError as error:
+            return {"problems": [error.to_error()]}
+        return {"bytes": 0 if cached else image.size_bytes, "cached": cached is not None}
 
     def _fetch_kernel(self) -> None:
         self._boot()
@@ -229,9 +235,12 @@ class Spawn:
         instance = self._instance
         boot = None
         if instance.kernel is not None:
-            # Where the files will lie is known when they have been fetched; a plan shows where they come from.
+            # Where they will lie is known when they have been fetched; a plan shows where they come from.
             boot = DirectBoot(kernel=instance.kernel, ramdisk=instance.ramdisk, cmdline=instance.cmdline)
-        return {"domain_xml": self._design(boot, steps.current().operation_id)}
+        try:
+            return {"domain_xml": self._design(boot, steps.current().operation_id)}
+        except errors.ComputeError:
+            return {}  # the checks tell why
 
     def _is_defined(self) -> bool:
         """Whether our domain is there: one that this very operation made."""
@@ -285,6 +294,14 @@ def refuse_what_is_to_come(instance: Instance, extras: Mapping[str, Any]) -> Non
             f"this release of the driver does not offer: {', '.join(found)}",
             hint="leave it out; get_version tells what this agent can do",
         )
+
+
+def _problems_of(check: Callable[[], object]) -> list[errors.Error]:
+    try:
+        check()
+    except errors.ComputeError as error:
+        return [error.to_error()]
+    return []
 
 
 def _disk_format() -> str:

@@ -21,7 +21,7 @@ from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
 LIFECYCLE = "instance.lifecycle."
-OUTSIDE = {"active": "running", "paused": "paused", "suspended": "shut off", "stopped": "shut off"}
+OUTSIDE = {"active": "running", "paused": "paused", "suspended": "shutoff", "stopped": "shutoff"}
 
 
 class Bench:

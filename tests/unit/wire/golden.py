@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The golden files of the wire, ``docs/wire/*.json``. They are written by hand: a change of one is a change of
-the interface."""
+"""The golden files of the wire, ``docs/wire/*.json``.
+
+Nothing generates them: whoever changes one changes the interface.
+"""
 
 from __future__ import annotations
 
