@@ -3,20 +3,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Iterator, Mapping
 
 from compute_agent.manager import TABLE
 from compute_agent.manager import questions as answers
-from compute_agent.model import fields, schemas, states
+from compute_agent.model import schemas, states
 from compute_agent.model.arguments import VERBS, Arguments
-from compute_agent.model.clock import Timestamp
 from compute_agent.model.errors import ComputeError, Error
 from compute_agent.model.event import EPHEMERAL, EventType
 from compute_agent.model.instance import Instance
@@ -118,8 +111,8 @@ def reference() -> str:
 
 def summaries() -> str:
     """Return one line per verb and question, as JSON: the help of compute-agentctl, which imports neither."""
-    found = {name: _first(TABLE[name].perform.__doc__) for name in VERBS}
-    found |= {name: _first(answers.TABLE[name].__doc__) for name in QUESTIONS}
+    found = {name: markdown.summary(TABLE[name].perform.__doc__) for name in VERBS}
+    found |= {name: markdown.summary(answers.TABLE[name].__doc__) for name in QUESTIONS}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -127,22 +120,22 @@ def summaries() -> str:
 
 
 def _verbs() -> Iterator[str]:
-    yield _titled(2, "Verbs")
+    yield markdown.title(2, "Verbs")
     yield VERBS_TEXT
-    yield _titled(3, "Every verb takes")
-    yield _fields(Arguments, "spawn", "Spawn", only=Arguments.__struct_fields__)
-    yield _titled(3, "Table of verbs")
+    yield markdown.title(3, "Every verb takes")
+    yield markdown.arguments(Arguments, "spawn", "Spawn", only=Arguments.__struct_fields__)
+    yield markdown.title(3, "Table of verbs")
     yield TABLE_TEXT.format(lanes=", ".join(f"`{lane.value}` {note}" for lane, note in LANES.items()))
     heads = ("verb", "lane", "may start from", "already so", "limit", "lifecycle")
-    yield _table(heads, (_verb_row(TABLE[name]) for name in VERBS))
+    yield markdown.table(heads, (_verb_row(TABLE[name]) for name in VERBS))
     yield RECOVERY_TEXT.format(**{kind.value: note for kind, note in RECOVERY.items()})
     after = ("verb", "after a crash", "if it fails", "observed by")
-    yield _table(after, (_crash_row(TABLE[name]) for name in VERBS))
-    yield _titled(3, "Verbs one by one")
+    yield markdown.table(after, (_crash_row(TABLE[name]) for name in VERBS))
+    yield markdown.title(3, "Verbs one by one")
     for name, kind in VERBS.items():
-        yield _titled(4, f"`{name}`")
-        yield _prose(TABLE[name].perform.__doc__)
-        yield _fields(kind, name, kind.__name__, without=Arguments.__struct_fields__)
+        yield markdown.title(4, f"`{name}`")
+        yield markdown.prose(TABLE[name].perform.__doc__)
+        yield markdown.arguments(kind, name, kind.__name__, without=Arguments.__struct_fields__)
 
 
 LANES = {
@@ -165,7 +158,7 @@ def _verb_row(verb: Verb) -> tuple[str, ...]:
         f"[`{verb.name}`](#{verb.name})",
         lane,
         _from(verb),
-        _codes(verb.already),
+        markdown.codes(verb.already),
         f"`{verb.limit}`" if verb.limit else "",
         ", ".join(verb.lifecycle),
     )
@@ -178,7 +171,7 @@ def _from(verb: Verb) -> str:
         return "–"
     if verb.starts_from is None:
         return "any" + (", or none such" if verb.optional else "")
-    return _codes(verb.starts_from)
+    return markdown.codes(verb.starts_from)
 
 
 def _crash_row(verb: Verb) -> tuple[str, ...]:
@@ -186,23 +179,23 @@ def _crash_row(verb: Verb) -> tuple[str, ...]:
 
 
 def _questions() -> Iterator[str]:
-    yield _titled(2, "Questions")
+    yield markdown.title(2, "Questions")
     yield "Asked by call; they change nothing. Every answer carries `as_of: {host, host_id, epoch, seq}`."
     for name, kind in QUESTIONS.items():
-        yield _titled(4, f"`{name}`")
-        yield _prose(answers.TABLE[name].__doc__)
-        yield _fields(kind, name, kind.__name__)
+        yield markdown.title(4, f"`{name}`")
+        yield markdown.prose(answers.TABLE[name].__doc__)
+        yield markdown.arguments(kind, name, kind.__name__)
 
 
 def _instance() -> Iterator[str]:
-    yield _titled(2, "Instance")
+    yield markdown.title(2, "Instance")
     yield "Only `uuid`, `flavor` and one of `image`, `kernel`, a block device with `boot_index` 0 are needed."
     yield "An unknown field is refused by its name, unless it begins with `x_`."
     yield from _objects("instance", Instance.__name__)
 
 
 def _operation() -> Iterator[str]:
-    yield _titled(2, "Operation")
+    yield markdown.title(2, "Operation")
     yield from _objects("operation", Operation.__name__)
 
 
@@ -210,27 +203,27 @@ def _objects(schema: str, first: str) -> Iterator[str]:
     definitions = schemas.schema(schema)["$defs"]
     for name in sorted(definitions, key=lambda name: name != first):
         if "properties" in definitions[name] and name != Error.__name__:
-            yield _titled(4, name)
-            yield _properties(definitions[name], definitions)
+            yield markdown.title(4, name)
+            yield markdown.properties(definitions[name], definitions)
 
 
 def _states() -> Iterator[str]:
-    yield _titled(2, "States")
+    yield markdown.title(2, "States")
     yield STATES_TEXT
-    meanings = _documented(states.InstanceState)
+    meanings = markdown.documented(states.InstanceState)
     rows = (
         (
             f"`{state.value}`",
             meanings[state.name],
-            _codes(states.TRANSITIONS[state] - {state}),
+            markdown.codes(states.TRANSITIONS[state] - {state}),
             _startable(state),
         )
         for state in states.InstanceState
     )
-    yield _table(("state", "meaning", "may become", "verbs that may start from it"), rows)
+    yield markdown.table(("state", "meaning", "may become", "verbs that may start from it"), rows)
     yield "A state follows what the hypervisor shows of a settled instance:"
     shown = ((f"{seen.name.lower()} ({seen.value})", f"`{to.value}`") for seen, to in states.FOLLOWED.items())
-    yield _table(("power state", "state"), shown)
+    yield markdown.table(("power state", "state"), shown)
 
 
 def _startable(state: states.InstanceState) -> str:
@@ -243,161 +236,30 @@ def _startable(state: states.InstanceState) -> str:
 
 
 def _events() -> Iterator[str]:
-    yield _titled(2, "Events")
+    yield markdown.title(2, "Events")
     yield EVENTS_TEXT
     definitions = schemas.schema("event")["$defs"]
-    yield _properties(definitions["Event"], definitions)
+    yield markdown.properties(definitions["Event"], definitions)
     rows = ((f"`{kind.value}`", EVENTS[kind], "ephemeral" if kind in EPHEMERAL else "") for kind in EventType)
-    yield _table(("type", "when", ""), rows)
+    yield markdown.table(("type", "when", ""), rows)
 
 
 def _errors() -> Iterator[str]:
-    yield _titled(2, "Errors")
+    yield markdown.title(2, "Errors")
     definitions = schemas.schema("error")["$defs"]
-    yield _properties(definitions["Error"], definitions)
+    yield markdown.properties(definitions["Error"], definitions)
     rows = (
-        (f"`{code}`", _prose(kind.__doc__), "yes" if kind.default_retryable else "", kind.default_hint or "")
+        (
+            f"`{code}`",
+            markdown.prose(kind.__doc__),
+            "yes" if kind.default_retryable else "",
+            kind.default_hint or "",
+        )
         for code, kind in ComputeError.by_code.items()
     )
-    yield _table(("code", "when", "retryable", "hint"), rows)
+    yield markdown.table(("code", "when", "retryable", "hint"), rows)
 
 
 def _configuration() -> Iterator[str]:
-    yield _titled(2, "Configuration")
+    yield markdown.title(2, "Configuration")
     yield CONFIGURATION_TEXT
-
-
-# --- fields ----------------------------------------------------------------------------------------
-
-
-def _fields(
-    kind: type[Any],
-    schema: str,
-    definition: str,
-    *,
-    only: Sequence[str] | None = None,
-    without: Sequence[str] = (),
-) -> str:
-    """Return the table of a type's fields."""
-    definitions = schemas.schema(schema)["$defs"]
-    found = definitions[definition]
-    names = [name for name in found["properties"] if name not in without and (only is None or name in only)]
-    return _properties(found, definitions, names)
-
-
-def _properties(
-    found: Mapping[str, Any], definitions: Mapping[str, Any], names: Sequence[str] | None = None
-) -> str:
-    required = found.get("required", ())
-    shown = found["properties"] if names is None else names
-    rows = [
-        (
-            f"`{name}`",
-            _type(found["properties"][name], definitions),
-            _default(found, name, required),
-            _meaning(found["properties"][name]),
-        )
-        for name in shown
-    ]
-    return _table(("field", "type", "default", "meaning"), rows) if rows else "No arguments."
-
-
-def _default(found: Mapping[str, Any], name: str, required: Sequence[str]) -> str:
-    if name in required:
-        return "**required**"
-    return f"`{json.dumps(found['properties'][name].get('default'), ensure_ascii=False)}`"
-
-
-def _meaning(shape: Mapping[str, Any]) -> str:
-    secret = " *Secret.*" if shape.get("writeOnly") else ""
-    return f"{shape.get('description', '')}{secret}"
-
-
-def _type(shape: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """Return the type of a value in words, with its limits."""
-    if "anyOf" in shape:
-        return " \\| ".join(_type(option, definitions) for option in shape["anyOf"])
-    if "$ref" in shape:
-        name = shape["$ref"].rpartition("/")[2]
-        named = definitions[name]
-        return _type(named, definitions) if "enum" in named else name
-    if "enum" in shape:
-        return " \\| ".join(f"`{value}`" for value in shape["enum"])
-    if "const" in shape:
-        return f"`{json.dumps(shape['const'])}`"
-    if "prefixItems" in shape:
-        return f"[{', '.join(_type(item, definitions) for item in shape['prefixItems'])}]"
-    if shape.get("pattern") in PATTERNS:
-        return PATTERNS[shape["pattern"]]
-    kind = shape.get("type", "anything")
-    if kind == "array":
-        return f"[{_type(shape.get('items', {}), definitions)}]{_limits(shape)}"
-    return f"{'time' if shape.get('format') == 'date-time' else kind}{_limits(shape)}"
-
-
-LIMITS = {
-    "minimum": "≥ {}",
-    "exclusiveMinimum": "> {}",
-    "maximum": "≤ {}",
-    "minItems": "at least {}",
-    "maxItems": "at most {}",
-    "maxLength": "≤ {} characters",
-}
-VAST = 2**53
-
-NAMED = {
-    "UUID": fields.Uuid,
-    "time": Timestamp,
-    "URL": fields.Url,
-    "base64": fields.Base64,
-    "MAC": fields.MacAddress,
-}
-PATTERNS = {msgspec.json.schema(kind)["pattern"]: name for name, kind in NAMED.items()}
-"""Types that are told by their names."""
-
-
-def _limits(shape: Mapping[str, Any]) -> str:
-    told = {name: shape[name] for name in LIMITS if shape.get(name) not in (None, VAST)}
-    found = [LIMITS[name].format(limit) for name, limit in told.items()]
-    return f" {', '.join(found)}" if found else ""
-
-
-# --- Markdown --------------------------------------------------------------------------------------
-
-
-def _titled(level: int, title: str) -> str:
-    return f"{'#' * level} {title}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(cell or " " for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _codes(found: Iterable[states.InstanceState]) -> str:
-    """Return states in the order of their declaration."""
-    chosen = set(found)
-    return ", ".join(f"`{state.value}`" for state in states.InstanceState if state in chosen)
-
-
-def _first(text: str | None) -> str:
-    return inspect.cleandoc(text or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
-
-
-def _prose(text: str | None) -> str:
-    """Return a docstring as Markdown, on one line per paragraph."""
-    paragraphs = inspect.cleandoc(text or "").replace("``", "`").split("\n\n")
-    return " ".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
-
-
-def _documented(kind: type[Any]) -> dict[str, str]:
-    """Return the texts below an enumeration's members: comments to Python, which does not keep them."""
-    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    found: dict[str, str] = {}
-    for member, text in itertools.pairwise(body):
-        match member, text:
-            case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=meaning)):
-                found[name] = str(meaning)
-    return found

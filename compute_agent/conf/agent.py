@@ -9,7 +9,6 @@ from oslo_config import cfg, types
 HOST_NAME = types.String(regex=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=200)
 
 
-
 class _Host(cfg.Opt):
     """``[DEFAULT] host``, to be read as ``CONF.host_name``: ``CONF.host`` is the group ``[host]``."""
 

@@ -3,16 +3,18 @@
 
 from oslo_config import cfg
 
-from compute_agent.conf import agent, consoles, events, health, host, images, journal, libvirt
+from compute_agent.conf import agent, consoles, events, fake, health, host, images, journal, libvirt
 
-MODULES = (agent, libvirt, images, consoles, events, journal, host, health)
+MODULES = (agent, libvirt, images, consoles, events, journal, host, health, fake)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:
     """Return every option by its group, as the sample configuration shows it."""
-    return [
-        (group, [agent.DOCUMENTED.get(option, option) for option in options]) for group, options in registered()
-    ]
+    return [(group, [_documented(option) for option in options]) for group, options in registered()]
+
+
+def _documented(option: cfg.Opt) -> cfg.Opt:
+    return agent.DOCUMENTED.get(option, option)
 
 
 def registered() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:

@@ -85,17 +85,17 @@ def one_by_one(parts: Parts, quick: bool) -> list[Result]:
         floor.publishes(_stored(sample)[-1:])
         _sequence(client, 5)
         _sequence(floor.client, 5)
-        for number in range(rounds):
-            if number % 2:
-                result.floor.append(_median(_sequence(floor.client, count)))
-            ours = _sequence(client, count)
-            done += ours
-            result.ours.append(_median(ours))
-            if not number % 2:
-                result.floor.append(_median(_sequence(floor.client, count)))
+        for _ in range(rounds):
+            mine, bare_ones = [], []
+            for _ in range(count):
+                mine += _sequence(client, 1)
+                bare_ones += _sequence(floor.client, 1)
+            done += mine
+            result.ours.append(_median(mine))
+            result.floor.append(_median(bare_ones))
     result.breakdown = breakdown.of_operations(done)
     result.notes.append(
-        f"{count} spawns per round, the median of each; {len(_stored(sample))} events for each"
+        f"{count} spawns of each in turns per round, the median; {len(_stored(sample))} events for each"
     )
     return [result]
 

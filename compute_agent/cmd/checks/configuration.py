@@ -19,8 +19,10 @@ def load(files: Sequence[str], directories: Sequence[str]) -> tuple[Any, list[Fi
     try:
         from oslo_config import cfg
         from oslo_log import log
+        from oslo_messaging import MessagingException
 
         from compute_agent.conf import CONF
+        from compute_agent.rpc.transport import create_transport
     except ImportError as missing:
         remedy = "install the agent into an environment of its own: pip install 'compute-agent[libvirt]'"
         return None, [error("libraries", f"can't be imported: {missing}", remedy)]
@@ -32,7 +34,8 @@ def load(files: Sequence[str], directories: Sequence[str]) -> tuple[Any, list[Fi
     try:
         log.register_options(CONF)
         CONF([], project="compute-agent", **given)
-    except (cfg.Error, ValueError) as wrong:
+        create_transport(CONF)  # registers the options of oslo.messaging
+    except (cfg.Error, ValueError, MessagingException) as wrong:
         return None, [error(ABOUT, " ".join(str(wrong).split()), "correct the file, or its permissions")]
     return CONF, []
 

@@ -16,6 +16,7 @@ from compute_agent.model.errors import Error
 from compute_agent.model.questions import QUESTIONS
 
 MARKER = "marker"
+PING = "ping"
 NEXT = "next_marker"
 
 
@@ -62,7 +63,12 @@ def question(session: Session, name: str, chosen: argparse.Namespace) -> int:
     arguments = options.given(chosen)
     checked(name, arguments)
     whole = getattr(chosen, "all", False)
-    session.show(all_pages(session, name, arguments) if whole else session.api.ask(name, **arguments))
+    answer = all_pages(session, name, arguments) if whole else session.api.ask(name, **arguments)
+    if name == PING and not session.settings.as_json:
+        answer = {**answer.get("as_of", {}), **answer}
+    session.show(answer)
+    if answer.get(NEXT) and not session.settings.as_json:
+        session.note(f"there is more: --{MARKER} {answer[NEXT]}, or --all")
     return DONE
 
 

@@ -26,6 +26,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 LINES = frozenset({"uuids", "problems"})
 """Lists of single values that have a line for each, and lists that are told of when they are empty."""
 
+LEFT_OUT = frozenset({"as_of"})
+"""For programs, which get it with ``--format json``."""
+
 TEXTS = frozenset({"output"})
 """Values that are shown as they are, over as many lines as they have."""
 
@@ -61,10 +64,12 @@ def cell(value: Any, name: str = "") -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if name.endswith("power_state") and isinstance(value, int):
+    if name.endswith("state") and isinstance(value, int):
         return POWER_STATES.get(value, str(value))
     if isinstance(value, list | tuple):
-        return ", ".join(cell(item) for item in value) or "-"
+        return ", ".join(
+            "/".join(map(cell, item)) if isinstance(item, list) else cell(item) for item in value
+        )
     return safe(str(value))
 
 
@@ -86,12 +91,17 @@ def answer(value: Mapping[str, Any], columns: int | None = None) -> Iterator[str
     for _, text in texts:
         yield from safe(text, keep="\n\t").replace("\\r\n", "\n").splitlines()
     for name, items in lists:
+        title = name.replace("_", " ")
+        if len(lists) > 1:
+            yield f"{title}:{'' if items else ' none'}"
+        elif not items:
+            yield f"no {title}"
         yield from _listed(name, items, columns)
 
 
 def _sorted(value: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
     singles, texts, lists = [], [], []
-    for name, item in _flat(value):
+    for name, item in _flat({key: item for key, item in value.items() if key not in LEFT_OUT}):
         if name in TEXTS and isinstance(item, str):
             texts.append((name, item))
         elif isinstance(item, list) and _is_table(name, item):
@@ -114,11 +124,9 @@ def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 
 
 def _listed(name: str, items: list[Any], columns: int | None) -> Iterator[str]:
-    if not items:
-        yield f"no {name.replace('_', ' ')}"
-    elif not isinstance(items[0], Mapping):
+    if not all(isinstance(item, Mapping) for item in items):
         yield from (cell(item) for item in items)
-    else:
+    elif items:
         flat = [dict(_flat(item)) for item in items]
         heads = COLUMNS.get(name) or tuple(dict.fromkeys(key for row in flat for key in row))
         heads = tuple(head for head in heads if any(head in row for row in flat)) or heads

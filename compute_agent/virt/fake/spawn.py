@@ -173,6 +173,7 @@ class Spawn:
             min_mem_kb=(flavor.min_memory_mb or 0) * MIB_KB,
             devices=self._design.devices,
             nics={vif.id: design.nic(vif) for vif in self._vifs},
+            own_devices=None,
             has_agent=design.has_agent(self._instance, self._image),
             password=storage.digest(self._password) if self._password else None,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the concerns of the libvirt driver have in common: the gateway, the relay, the image cache, the facts."""
+"""What the concerns of the libvirt driver have in common: gateway, relay, image cache, facts."""
 
 import os
 from collections.abc import Callable

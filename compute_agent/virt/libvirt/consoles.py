@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Consoles: what the guest wrote to its first serial port. virtlogd writes the file, and turns it over in time."""
+"""Consoles: what the guest wrote to its first serial port. virtlogd writes the file and turns it over."""
 
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance

@@ -82,7 +82,7 @@ class LibvirtDiagnostics(LibvirtBase):
         return None if words is None else words.decode("utf-8", "replace")
 
     def _log_directory(self) -> str | None:
-        """Return where QEMU's logs are; asked again after each reconnect, for it goes by libvirtd's process."""
+        """Return where QEMU's logs are; asked again after each reconnect: it goes by the process."""
         if self._known_logs is None or self._known_logs[0] != self._host.connects:
             self._known_logs = (self._host.connects, logs.find_directory(self._host.uri))
         return self._known_logs[1]

@@ -68,7 +68,7 @@ _RUN_BY_STATE = {
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """What an event of libvirt means: the transition to tell, if any, the new run state, whose doing it was."""
+    """What an event of libvirt means: the transition to tell, if any, the run state, whose doing it was."""
 
     transition: int | None
     run: Run | None
@@ -226,7 +226,9 @@ class Relay:
 
     def _origin(self, uuid: str, rule: _Rule) -> str:
         """Return whose doing it was: for a shutdown libvirt told it a moment before."""
-        shutdown_by = self._shutdown_by.pop(uuid, "unknown") if rule.run in (Run.OFF, Run.CRASHED) else "unknown"
+        shutdown_by = (
+            self._shutdown_by.pop(uuid, "unknown") if rule.run in (Run.OFF, Run.CRASHED) else "unknown"
+        )
         is_shutdown = rule.transition == STOPPED and rule.origin == "unknown"
         return shutdown_by if is_shutdown else rule.origin
 

@@ -74,7 +74,7 @@ def is_lost(error: libvirt.libvirtError) -> bool:
 
 def is_wrong_state(error: libvirt.libvirtError) -> bool:
     """Return whether the domain is not in a state for the call: often it is where it was to go."""
-    return code(error) == libvirt.VIR_ERR_OPERATION_INVALID
+    return code(error) == int(libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 def to_compute_error(error: libvirt.libvirtError) -> errors.ComputeError:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether this host is fit to run guests: the findings of ``verify``, each with its remedy.
 
-The functions here run in native threads, those that take a connection excepted from nothing:
-they only look.
+The functions here only look, and run in native threads.
 """
 
 import dataclasses
@@ -89,13 +88,13 @@ def check_kvm(user: QemuUser | None, virt_type: str) -> Iterator[Problem]:
         if virt_type == "kvm":
             yield Problem(
                 message=f"{KVM} is missing",
-                remedy="load kvm_intel or kvm_amd, switch virtualization on in the firmware, or set virt_type = qemu",
+                remedy="load kvm_intel or kvm_amd, see the firmware's settings, or set virt_type = qemu",
             )
         return
     if user is not None and not user.may(KVM, 0o6):
         yield Problem(
-            message=f"{KVM} can't be opened by QEMU's user (uid {user.uid}): libvirt then probes QEMU again at every "
-            "start of a guest, which takes minutes",
+            message=f"{KVM} can't be opened by QEMU's user (uid {user.uid}): "
+            "libvirt then probes QEMU again at every start of a guest, which takes minutes",
             remedy=f"chmod 0666 {KVM} (or give it to that user's group) and restart libvirtd",
             severity="error" if virt_type == "kvm" else "warning",
         )

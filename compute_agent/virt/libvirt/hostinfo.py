@@ -11,12 +11,11 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.virt.info import InstanceInfo, Problem
-from compute_agent.virt.libvirt import designer, fitness, guest, networks, resources, room
+from compute_agent.virt.libvirt import admission, designer, fitness, guest, networks, resources, room
 from compute_agent.virt.libvirt.consoles import LibvirtConsoles
 from compute_agent.virt.libvirt.diagnostics import to_info
 from compute_agent.virt.libvirt.orphans import LibvirtOrphans
 from compute_agent.virt.libvirt.properties import Properties
-from compute_agent.virt.libvirt.spawn import refuse_what_is_to_come
 
 LOG = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
         """Return what is wrong with a description wherever it is to run. Pure."""
         return _problems(
             instance.check,
-            lambda: refuse_what_is_to_come(instance, {}),
+            lambda: admission.refuse_what_is_to_come(instance, {}),
             lambda: Properties.of(instance),
         )
 

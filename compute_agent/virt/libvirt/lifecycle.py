@@ -172,6 +172,8 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
 
 def _without_namespace(node: etree._Element) -> str:
     """Return a description as libvirt's ``setMetadata`` takes it: it puts the namespace in itself."""
-    plain = etree.Element(etree.QName(node).localname, dict(node.attrib))
+    plain = etree.Element(etree.QName(node).localname)
+    for name, value in node.attrib.items():
+        plain.set(name, value)
     plain.text = node.text
     return etree.tostring(plain, encoding="unicode")

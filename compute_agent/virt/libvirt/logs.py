@@ -96,7 +96,7 @@ def tail(path: str, limit: int) -> bytes | None:
 
 
 def rotated_tail(path: str, limit: int) -> bytes | None:
-    """As :func:`tail`, going on in the file that virtlogd moved away last (``.0``) where the newest is short."""
+    """As :func:`tail`, with the end of what virtlogd moved away last (``.0``) where the newest is short."""
     newest = tail(path, limit)
     if newest is not None and len(newest) >= limit:
         return newest

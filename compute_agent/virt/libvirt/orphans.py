@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orphans: domains and directories that no record accounts for. They are listed, and left alone until asked for."""
+"""Orphans: domains and directories that no record accounts for. Listed, and left alone until asked for."""
 
 import os
 import re

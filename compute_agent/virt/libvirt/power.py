@@ -45,7 +45,7 @@ class LibvirtPower(LibvirtBase):
         self._start(instance.uuid, instance.start_paused)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
-        """Ask the guest to shut down for ``timeout`` seconds, then pull the plug. Drops what suspend saved."""
+        """Ask the guest to shut down, after ``timeout`` seconds pull the plug. Drops what suspend saved."""
         if timeout > 0:
             self._shut_down(instance.uuid, timeout, retry_interval)
         self._stop(instance.uuid)
@@ -126,7 +126,7 @@ class LibvirtPower(LibvirtBase):
             self.power_on(context, instance, network_info, block_device_info)
 
     def set_bootable(self, instance: Instance, is_bootable: bool) -> None:
-        """Say whether the instance may be switched on. Kept by the agent: nothing at the hypervisor changes."""
+        """Say whether the instance may be switched on. The agent keeps that; the domain does not change."""
         self.virtapi.set_bootable(instance.uuid, is_bootable)
 
     # --- shared with other concerns --------------------------------------------------------------
@@ -162,7 +162,7 @@ class LibvirtPower(LibvirtBase):
         )
 
     def _shut_down(self, uuid: str, timeout: float, retry_interval: float) -> bool:
-        """Ask the guest every ``retry_interval`` seconds to shut down; return whether it did within ``timeout``."""
+        """Ask the guest again and again to shut down; return whether it did within ``timeout`` seconds."""
         until = time.monotonic() + timeout
         with self._relay.expecting(uuid, events.STOPPED, lambda: self._is_off(uuid)) as expected:
             while (left := until - time.monotonic()) > 0 and self._host.act_guest(uuid, guest.press_button):

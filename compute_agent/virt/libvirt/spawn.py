@@ -27,7 +27,7 @@ from compute_agent.model.vif import Vif
 from compute_agent.steps import Step
 from compute_agent.virt.images import disks
 from compute_agent.virt.images.cache import CachedImage
-from compute_agent.virt.libvirt import designer, faults, files, guest, metadata, networks, room
+from compute_agent.virt.libvirt import admission, designer, files, guest, metadata, networks, room
 from compute_agent.virt.libvirt.designer import DirectBoot, DiskRole, GuestDisk
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Spawn:
     def _checks(self) -> list[Callable[[], object]]:
         driver = self._driver
         return [
-            lambda: refuse_what_is_to_come(self._instance, self._extras),
+            lambda: admission.refuse_what_is_to_come(self._instance, self._extras),
             lambda: designer.check(self._instance, facts=driver._facts(), settings=driver._settings()),
             lambda: driver._on_disk(self._check_host, driver._facts().cpus),
             self._check_unused,
@@ -105,7 +105,7 @@ class Spawn:
         room.check(self._instance.flavor, cpus, self._paths.instances_path)
 
     def _check_unused(self) -> None:
-        taken = self._driver._host.ask(_who_has, self._uuid, self._instance.name)
+        taken = self._driver._host.ask(admission.who_has, self._uuid, self._instance.name)
         if taken is not None:
             raise errors.InstanceExists(f"the hypervisor has a domain of that {taken}")
         if not self._driver._on_disk(files.is_free, self._paths):
@@ -202,7 +202,7 @@ class Spawn:
 
     def _raise_if_taken(self) -> None:
         """Somebody may have defined a domain of that name since it was checked."""
-        taken = self._driver._host.ask(_who_has, self._uuid, self._instance.name)
+        taken = self._driver._host.ask(admission.who_has, self._uuid, self._instance.name)
         if taken is not None and not self._is_defined():
             raise errors.InstanceExists(f"the hypervisor has a domain of that {taken}") from None
 
@@ -274,28 +274,6 @@ class Spawn:
         self._drop_directory()
 
 
-def refuse_what_is_to_come(instance: Instance, extras: Mapping[str, Any]) -> None:
-    """Refuse what this release would have to ignore: a guest that silently lacks it is worse than none.
-
-    :raises UnsupportedOperation: naming it
-    """
-    asked = {
-        "block_device_mapping": instance.block_device_mapping
-        or (extras.get("block_device_info") or {}).get("block_device_mapping"),
-        "config_drive": instance.config_drive,
-        "user_data": instance.user_data,
-        "injected_files": extras.get("injected_files"),
-        "admin_password": extras.get("admin_password"),
-        "rules in security_groups": any(group.rules for group in instance.security_groups),
-    }
-    found = [name for name, value in asked.items() if value]
-    if found:
-        raise errors.UnsupportedOperation(
-            f"this release of the driver does not offer: {', '.join(found)}",
-            hint="leave it out; get_version tells what this agent can do",
-        )
-
-
 def _problems_of(check: Callable[[], object]) -> list[errors.Error]:
     try:
         check()
@@ -310,19 +288,3 @@ def _disk_format() -> str:
 
 def _define(connection: libvirt.virConnect, xml: str) -> None:
     connection.defineXML(xml)
-
-
-def _who_has(connection: libvirt.virConnect, wanted: str, name: str) -> str | None:
-    """Return what is taken by a domain that is there, ``uuid`` or ``name``; None if both are free."""
-    for what, look_up, value in (
-        ("uuid", connection.lookupByUUIDString, wanted),
-        ("name", connection.lookupByName, name),
-    ):
-        try:
-            look_up(value)
-        except libvirt.libvirtError as error:
-            if faults.code(error) != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        else:
-            return what
-    return None

@@ -99,7 +99,7 @@ def memory(counted: Counted) -> MemoryDiagnostics:
 
 
 def flat(counted: Counted) -> dict[str, Any]:
-    """Return the counters in the older contracts' form: one dictionary of numbers. Memory in KiB, time in ns."""
+    """Return the counters in the older contracts' form: one dictionary. Memory in KiB, time in ns."""
     values = counted.values
     made: dict[str, Any] = {f"cpu{cpu.id}_time": cpu.time for cpu in cpus(counted)}
     made["memory"] = values.get("balloon.maximum", 0)

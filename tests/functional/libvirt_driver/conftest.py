@@ -64,9 +64,7 @@ class Watched:
         self.driver.spawn(None, instance, instance.image, [], None, None, instance.network_info)
 
     def spawn_steps(self, instance: Instance) -> list[Step]:
-        return self.driver.spawn_steps(
-            None, instance, instance.image, [], None, None, instance.network_info
-        )
+        return self.driver.spawn_steps(None, instance, instance.image, [], None, None, instance.network_info)
 
     def spawned(self, program: Guestware = POLITE, **fields: Any) -> Instance:
         """An instance that runs; what was heard until now is forgotten."""

@@ -142,9 +142,7 @@ def test_verbs_under_way_when_libvirt_goes_are_finished(watched: Watched) -> Non
         assert left == [] or watched.told(instance).count("started") == 1, (left, watched.told(instance))
 
 
-def test_a_libvirtd_that_hangs_is_noticed(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_libvirtd_that_hangs_is_noticed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "KEEPALIVE_INTERVAL_S", 1)
     monkeypatch.setattr(connection, "KEEPALIVE_COUNT", 1)
     watched.hypervisor.restart()

@@ -3,6 +3,7 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ class Bench:
 def bench(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Bench]:
     """One agent for the whole table; its instances are many."""
     hypervisor: Hypervisor | None = None
-    image = None
+    image = Path("/images/any.qcow2")
     if request.param == "libvirt":
         hypervisor = request.getfixturevalue("hypervisor")
         images: Images = request.getfixturevalue("images")

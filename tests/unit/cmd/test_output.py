@@ -8,8 +8,8 @@ from compute_agent.model import errors
 
 
 def test_single_values_are_aligned_and_nested_ones_named_by_their_way() -> None:
-    lines = list(output.answer({"pong": True, "now": "today", "as_of": {"seq": 4}, "away": None, "none": []}))
-    assert lines == ["pong       yes", "now        today", "as_of.seq  4"]
+    answer = {"pong": True, "now": "today", "load": {"one": 4}, "away": None, "none": [], "as_of": {"seq": 1}}
+    assert list(output.answer(answer)) == ["pong      yes", "now       today", "load.one  4"]
 
 
 def test_a_list_of_records_is_a_table_of_its_chosen_columns() -> None:
@@ -30,6 +30,15 @@ def test_a_list_of_anything_else_shows_all_it_has() -> None:
 def test_an_empty_list_is_told() -> None:
     assert list(output.answer({"instances": [], "next_marker": None})) == ["no instances"]
     assert list(output.answer({"problems": []})) == ["no problems"]
+
+
+def test_several_lists_have_titles() -> None:
+    lines = list(output.answer({"doing": [], "recent": [{"verb": "pause", "state": "failed"}]}))
+    assert lines == ["doing: none", "recent:", "VERB   STATE", "pause  failed"]
+
+
+def test_lists_in_lists_stay_apart() -> None:
+    assert output.cell([["x86_64", "kvm"], ["i686", "kvm"]]) == "x86_64/kvm, i686/kvm"
 
 
 def test_lines_fit_the_terminal() -> None:
