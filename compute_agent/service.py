@@ -36,6 +36,7 @@ from compute_agent.virt.driver import load_compute_driver
 LOG = logging.getLogger(__name__)
 
 AGE_OUT_INTERVAL_S = 600.0
+STATUS_INTERVAL_S = 5.0
 DISK_INTERVAL_S = 1.0
 STATE_DISK = "state disk"
 """The reason for holding messages back while the disk is almost full."""
@@ -104,6 +105,9 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
     def _start_or_die(self) -> None:
         try:
             self._start()
+        except ownership.QueueTaken as error:
+            LOG.critical("the agent can't start: %s", error)
+            os._exit(1)
         except Exception:
             LOG.exception("the agent could not start")
             os._exit(1)
@@ -121,7 +125,8 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         left = self.manager.engine.recover()
         self.reporter.start()
         self.server.start()
-        self.server.consumer.wait_connected()
+        while not self.server.consumer.wait_connected(1.0):
+            notify.status(f"waiting for the broker: {self.server.consumer.problem}")
         concurrency.spawn(self._age_out)
         concurrency.spawn(self._watch_disk)
         concurrency.spawn(self._keep_watch)
@@ -190,7 +195,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         interval = notify.watchdog_interval_s()
         while not self._ended.is_set():
             notify.tell("WATCHDOG=1", f"STATUS={self._status()}")
-            self._ended.wait(interval or 10.0)
+            self._ended.wait(min(interval or STATUS_INTERVAL_S, STATUS_INTERVAL_S))
 
     def _status(self) -> str:
         engine = self.manager.engine

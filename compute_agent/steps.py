@@ -231,9 +231,17 @@ def plan(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [
         {
             "step": step.name,
-            "done": step.done is not _never and step.done(),
+            "done": _seems_done(step),
             "undoable": step.undo is not None,
             **(dict(step.detail()) if step.detail else {}),
         }
         for step in steps
     ]
+
+
+def _seems_done(step: Step) -> bool:
+    """Whether a step is done already; one whose probe needs an earlier step's work is not."""
+    try:
+        return step.done is not _never and step.done()
+    except errors.ComputeError:
+        return False

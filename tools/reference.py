@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+import markup
+
 from compute_agent.manager import TABLE
 from compute_agent.manager import questions as answers
 from compute_agent.model import schemas, states
@@ -111,8 +113,8 @@ def reference() -> str:
 
 def summaries() -> str:
     """Return one line per verb and question, as JSON: the help of compute-agentctl, which imports neither."""
-    found = {name: markdown.summary(TABLE[name].perform.__doc__) for name in VERBS}
-    found |= {name: markdown.summary(answers.TABLE[name].__doc__) for name in QUESTIONS}
+    found = {name: markup.summary(TABLE[name].perform.__doc__) for name in VERBS}
+    found |= {name: markup.summary(answers.TABLE[name].__doc__) for name in QUESTIONS}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -120,22 +122,22 @@ def summaries() -> str:
 
 
 def _verbs() -> Iterator[str]:
-    yield markdown.title(2, "Verbs")
+    yield markup.title(2, "Verbs")
     yield VERBS_TEXT
-    yield markdown.title(3, "Every verb takes")
-    yield markdown.arguments(Arguments, "spawn", "Spawn", only=Arguments.__struct_fields__)
-    yield markdown.title(3, "Table of verbs")
+    yield markup.title(3, "Every verb takes")
+    yield markup.arguments("spawn", only=Arguments.__struct_fields__)
+    yield markup.title(3, "Table of verbs")
     yield TABLE_TEXT.format(lanes=", ".join(f"`{lane.value}` {note}" for lane, note in LANES.items()))
     heads = ("verb", "lane", "may start from", "already so", "limit", "lifecycle")
-    yield markdown.table(heads, (_verb_row(TABLE[name]) for name in VERBS))
+    yield markup.table(heads, (_verb_row(TABLE[name]) for name in VERBS))
     yield RECOVERY_TEXT.format(**{kind.value: note for kind, note in RECOVERY.items()})
     after = ("verb", "after a crash", "if it fails", "observed by")
-    yield markdown.table(after, (_crash_row(TABLE[name]) for name in VERBS))
-    yield markdown.title(3, "Verbs one by one")
-    for name, kind in VERBS.items():
-        yield markdown.title(4, f"`{name}`")
-        yield markdown.prose(TABLE[name].perform.__doc__)
-        yield markdown.arguments(kind, name, kind.__name__, without=Arguments.__struct_fields__)
+    yield markup.table(after, (_crash_row(TABLE[name]) for name in VERBS))
+    yield markup.title(3, "Verbs one by one")
+    for name in VERBS:
+        yield markup.title(4, f"`{name}`")
+        yield markup.prose(TABLE[name].perform.__doc__)
+        yield markup.arguments(name, without=Arguments.__struct_fields__)
 
 
 LANES = {
@@ -158,7 +160,7 @@ def _verb_row(verb: Verb) -> tuple[str, ...]:
         f"[`{verb.name}`](#{verb.name})",
         lane,
         _from(verb),
-        markdown.codes(verb.already),
+        markup.codes(verb.already),
         f"`{verb.limit}`" if verb.limit else "",
         ", ".join(verb.lifecycle),
     )
@@ -171,7 +173,7 @@ def _from(verb: Verb) -> str:
         return "–"
     if verb.starts_from is None:
         return "any" + (", or none such" if verb.optional else "")
-    return markdown.codes(verb.starts_from)
+    return markup.codes(verb.starts_from)
 
 
 def _crash_row(verb: Verb) -> tuple[str, ...]:
@@ -179,23 +181,23 @@ def _crash_row(verb: Verb) -> tuple[str, ...]:
 
 
 def _questions() -> Iterator[str]:
-    yield markdown.title(2, "Questions")
+    yield markup.title(2, "Questions")
     yield "Asked by call; they change nothing. Every answer carries `as_of: {host, host_id, epoch, seq}`."
-    for name, kind in QUESTIONS.items():
-        yield markdown.title(4, f"`{name}`")
-        yield markdown.prose(answers.TABLE[name].__doc__)
-        yield markdown.arguments(kind, name, kind.__name__)
+    for name in QUESTIONS:
+        yield markup.title(4, f"`{name}`")
+        yield markup.prose(answers.TABLE[name].__doc__)
+        yield markup.arguments(name)
 
 
 def _instance() -> Iterator[str]:
-    yield markdown.title(2, "Instance")
+    yield markup.title(2, "Instance")
     yield "Only `uuid`, `flavor` and one of `image`, `kernel`, a block device with `boot_index` 0 are needed."
     yield "An unknown field is refused by its name, unless it begins with `x_`."
     yield from _objects("instance", Instance.__name__)
 
 
 def _operation() -> Iterator[str]:
-    yield markdown.title(2, "Operation")
+    yield markup.title(2, "Operation")
     yield from _objects("operation", Operation.__name__)
 
 
@@ -203,27 +205,27 @@ def _objects(schema: str, first: str) -> Iterator[str]:
     definitions = schemas.schema(schema)["$defs"]
     for name in sorted(definitions, key=lambda name: name != first):
         if "properties" in definitions[name] and name != Error.__name__:
-            yield markdown.title(4, name)
-            yield markdown.properties(definitions[name], definitions)
+            yield markup.title(4, name)
+            yield markup.properties(definitions[name], definitions)
 
 
 def _states() -> Iterator[str]:
-    yield markdown.title(2, "States")
+    yield markup.title(2, "States")
     yield STATES_TEXT
-    meanings = markdown.documented(states.InstanceState)
+    meanings = markup.documented(states.InstanceState)
     rows = (
         (
             f"`{state.value}`",
             meanings[state.name],
-            markdown.codes(states.TRANSITIONS[state] - {state}),
+            markup.codes(states.TRANSITIONS[state] - {state}),
             _startable(state),
         )
         for state in states.InstanceState
     )
-    yield markdown.table(("state", "meaning", "may become", "verbs that may start from it"), rows)
+    yield markup.table(("state", "meaning", "may become", "verbs that may start from it"), rows)
     yield "A state follows what the hypervisor shows of a settled instance:"
     shown = ((f"{seen.name.lower()} ({seen.value})", f"`{to.value}`") for seen, to in states.FOLLOWED.items())
-    yield markdown.table(("power state", "state"), shown)
+    yield markup.table(("power state", "state"), shown)
 
 
 def _startable(state: states.InstanceState) -> str:
@@ -236,30 +238,30 @@ def _startable(state: states.InstanceState) -> str:
 
 
 def _events() -> Iterator[str]:
-    yield markdown.title(2, "Events")
+    yield markup.title(2, "Events")
     yield EVENTS_TEXT
     definitions = schemas.schema("event")["$defs"]
-    yield markdown.properties(definitions["Event"], definitions)
+    yield markup.properties(definitions["Event"], definitions)
     rows = ((f"`{kind.value}`", EVENTS[kind], "ephemeral" if kind in EPHEMERAL else "") for kind in EventType)
-    yield markdown.table(("type", "when", ""), rows)
+    yield markup.table(("type", "when", ""), rows)
 
 
 def _errors() -> Iterator[str]:
-    yield markdown.title(2, "Errors")
+    yield markup.title(2, "Errors")
     definitions = schemas.schema("error")["$defs"]
-    yield markdown.properties(definitions["Error"], definitions)
+    yield markup.properties(definitions["Error"], definitions)
     rows = (
         (
             f"`{code}`",
-            markdown.prose(kind.__doc__),
+            markup.prose(kind.__doc__),
             "yes" if kind.default_retryable else "",
             kind.default_hint or "",
         )
         for code, kind in ComputeError.by_code.items()
     )
-    yield markdown.table(("code", "when", "retryable", "hint"), rows)
+    yield markup.table(("code", "when", "retryable", "hint"), rows)
 
 
 def _configuration() -> Iterator[str]:
-    yield markdown.title(2, "Configuration")
+    yield markup.title(2, "Configuration")
     yield CONFIGURATION_TEXT

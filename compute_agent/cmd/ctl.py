@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``compute-agentctl``: the command for people."""
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +16,15 @@ def main(arguments: Sequence[str] | None = None, connect: Connect = connect) -> 
 
     :param connect: makes the agent's interface from the settings
     """
-    chosen, settings = parser.parse(arguments)
-    session = Session(settings, connect)
+    try:
+        chosen, settings = parser.parse(arguments)
+    except KeyboardInterrupt:  # at a prompt
+        print(file=sys.stderr)
+        return INTERRUPTED
+    return _run(chosen, Session(settings, connect))
+
+
+def _run(chosen: argparse.Namespace, session: Session) -> int:
     try:
         status: int = chosen.run(session, chosen)
         return status
@@ -35,8 +44,6 @@ def main(arguments: Sequence[str] | None = None, connect: Connect = connect) -> 
 
 def _pipe_closed() -> int:
     """Whoever read the output has seen enough: end without a word."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED
 

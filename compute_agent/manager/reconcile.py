@@ -118,15 +118,14 @@ def _missing(manager: Manager, record: InstanceRecord) -> None:
 
 def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
     """Take on record again what the state file has lost, and report what is not ours."""
-    reset = manager.store.read(lambda tx: host_store.get(tx, directory.RESET))
-    for uuid, info in seen.items():
-        if manager.engine.of_instance(uuid):
-            continue
-        description = manager.driver.get_description(uuid)
-        if reset and description is not None and not _was_gone(manager, uuid):
-            _adopt_again(manager, adoption.record_of(info, description))
-        else:
-            _report_orphan(manager, info, ours=description is not None)
+    if manager.store.read(lambda tx: host_store.get(tx, directory.RESET)):
+        for uuid, info in seen.items():
+            if not manager.engine.of_instance(uuid) and not _was_gone(manager, uuid):
+                description = manager.driver.get_description(uuid)
+                if description is not None:
+                    _adopt_again(manager, adoption.record_of(info, description))
+    for orphan in adoption.list_orphans(manager):
+        _report_orphan(manager, orphan)
 
 
 def _was_gone(manager: Manager, uuid: str) -> bool:
@@ -143,20 +142,15 @@ def _adopt_again(manager: Manager, record: InstanceRecord) -> None:
     manager.store.insist(write)
 
 
-def _report_orphan(manager: Manager, info: InstanceInfo, *, ours: bool) -> None:
-    key = f"orphan {info.uuid}"
+def _report_orphan(manager: Manager, orphan: dict[str, Any]) -> None:
+    key = f"orphan {orphan['id']}"
     if manager.store.read(lambda tx: host_store.get(tx, key)) is not None:
         return
-    LOG.warning("domain %s (%s) is on nobody's record; it is left alone", info.uuid, info.name)
+    LOG.warning("%s is on nobody's record; it is left alone", orphan["id"])
 
     def write(tx: Transaction) -> None:
-        host_store.put(tx, key, info.name)
-        outbox.append(
-            tx,
-            EventType.HOST_ORPHAN_FOUND,
-            cause=Cause.HOST,
-            data={"kind": "domain", "id": info.uuid, "name": info.name, "described": ours},
-        )
+        host_store.put(tx, key, orphan["kind"])
+        outbox.append(tx, EventType.HOST_ORPHAN_FOUND, cause=Cause.HOST, data=orphan)
 
     manager.store.insist(write)
 

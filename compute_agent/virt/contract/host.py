@@ -207,14 +207,15 @@ class Host(Base):
         """
         return [], []
 
-    @unsupported
     def set_host_enabled(self, enabled: bool) -> str:
-        """Let the host take new guests, or not; return ``enabled`` or ``disabled``.
+        """Take note that the host takes new guests, or not; return ``enabled`` or ``disabled``.
 
-        While it is disabled spawn is refused with `HostDisabled`.
+        The agent keeps it on record and refuses spawn with `HostDisabled`; a driver has
+        something to do only where its hypervisor has such a switch of its own.
 
         Contract: Diablo, Icehouse, Mitaka, Queens.
         """
+        return "enabled" if enabled else "disabled"
 
     @unsupported
     def host_maintenance_mode(self, host: str, mode: bool) -> str:

@@ -31,7 +31,7 @@ class Network(Base):
     def unplug_vifs(self, instance: Instance, network_info: NetworkInfo) -> None:
         """Disconnect the host's ends of interfaces. What is not plugged is success.
 
-        Contract: Diablo, Icehouse, Mitaka, Queens.
+        Contract: Icehouse, Mitaka, Queens.
         """
 
     @unsupported

@@ -206,7 +206,7 @@ class Spawn:
         self._hypervisor.start(self._uuid, self._instance.start_paused)
 
     def _is_started(self) -> bool:
-        return self._hypervisor.get(self._uuid).is_up
+        return self._is_defined() and self._hypervisor.get(self._uuid).is_up
 
     def _stop(self) -> None:
         if self._is_defined():

@@ -119,6 +119,8 @@ def _remove_abandoned(path: str) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not posix.fstat(fd).st_nlink:
+            return False  # somebody else removed it, and the name may be a new file's
         posix.unlink(path)
         return True
     except OSError:

@@ -41,7 +41,7 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
 
 def write(path: str, stamp: Stamp) -> None:
     """Write the stamp of the image at ``path``; durable on return."""
-    part = f"{path}{SUFFIX}.part"
+    part = f"{path}{SUFFIX}.new"  # not among the parts, which are swept: nobody holds a lock on it
     fd = posix.open(part, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
     try:
         posix.write(fd, msgspec.json.encode(stamp))

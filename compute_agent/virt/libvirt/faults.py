@@ -12,6 +12,7 @@ import libvirt
 from compute_agent.model import errors
 
 _LOST_CODES = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR})
+_ALWAYS_LOST = frozenset({libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT})
 _WIRE = frozenset({libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE})
 
 _BY_CODE: dict[int, type[errors.ComputeError]] = {
@@ -67,7 +68,7 @@ def number(error: libvirt.libvirtError) -> int:
 
 def is_lost(error: libvirt.libvirtError) -> bool:
     """Return whether it is the connection that failed, and not the call."""
-    if code(error) in (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_NO_CONNECT):
+    if code(error) in _ALWAYS_LOST:
         return True
     return code(error) in _LOST_CODES and int(error.get_error_domain() or 0) in _WIRE
 

@@ -14,7 +14,6 @@ Native objects (connections, domains) stay in the functions that are handed in.
 
 import functools
 import logging
-import random
 import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,16 +24,8 @@ from compute_agent import concurrency, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.virt.libvirt import faults
-from compute_agent.virt.libvirt.connection import (
-    Closed,
-    Connections,
-    EventConnection,
-    Flush,
-    Item,
-    RawEvent,
-    close_reason,
-    start_event_loop,
-)
+from compute_agent.virt.libvirt.connection import Connections, RawEvent
+from compute_agent.virt.libvirt.keeper import STOP_S, Keeper
 
 LOG = logging.getLogger(__name__)
 
@@ -43,9 +34,6 @@ T = TypeVar("T")
 
 QUESTION_S = 10.0
 """How long a question waits, for libvirt's return and for the answer, where no operation runs."""
-FIRST_CONNECT_S = 15.0
-"""How long the start waits for libvirt before it goes on without."""
-LONGEST_BACK_OFF_S = 5.0
 
 
 class _Pool:
@@ -57,13 +45,7 @@ class _Pool:
 
 
 class Host:
-    """One hypervisor, reached through libvirt.
-
-    :param on_event: told of each lifecycle event, in order, in a greenthread
-    :param on_connect: told the states of all domains whenever a connection was made, before anything
-        else can see them
-    :param on_change: told that libvirt went away or came back, and why; not of a first good start
-    """
+    """One hypervisor, reached through libvirt. The callbacks are those of :class:`Keeper`."""
 
     def __init__(
         self,
@@ -74,29 +56,27 @@ class Host:
         on_change: Callable[[bool, str], object],
     ) -> None:
         self.uri = uri
-        self._on_event, self._on_connect, self._on_change = on_event, on_connect, on_change
+        self._keeper = Keeper(uri, on_event=on_event, on_connect=on_connect, on_change=on_change)
         self._make_pools()
-        self._inbox: concurrency.Inbox[Item] | None = None
-        self._events: EventConnection | None = None
-        self._keeper: concurrency.Task | None = None
-        self._up = concurrency.Event()
-        self._down = concurrency.Event()
-        self._tried = concurrency.Event()
-        self._told_down = False
-        self.reason = "not connected yet"
-        self.connects = 0
 
     def _make_pools(self) -> None:
         self._calls = _Pool("libvirt-call", CONF.libvirt.call_threads, self.uri)
         self._guests = _Pool("libvirt-guest", CONF.libvirt.guest_threads, self.uri)
-        self._opener = concurrency.NativePool("libvirt-open", 1)
-
-    # --- its life ----------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Whether libvirt was there a moment ago."""
-        return self._up.is_set()
+        return self._keeper.up.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why libvirt was away last."""
+        return self._keeper.reason
+
+    @property
+    def connects(self) -> int:
+        """How often a connection was made: what was learnt over an earlier one may be out of date."""
+        return self._keeper.connects
 
     @property
     def given_up(self) -> int:
@@ -105,89 +85,18 @@ class Host:
 
     def start(self) -> bool:
         """Connect, and stay connected from now on; return whether libvirt is there already."""
-        if self._keeper is None:
-            start_event_loop()
-            self._inbox = concurrency.Inbox(self._take)
-            self._events = EventConnection(self.uri, self._inbox)
-            self._keeper = concurrency.spawn(self._keep)
-        if not self._tried.wait(FIRST_CONNECT_S):
-            self._went_down("libvirtd takes the connection and does not answer")
-        return self.connected
+        return self._keeper.start()
 
     def stop(self) -> None:
         """Disconnect. Events that libvirt has told are handed on first."""
-        if self._keeper is None or self._inbox is None or self._events is None:
-            return
-        self._keeper.kill()
-        self._keeper = None
-        try:
-            self._opener.call_within(QUESTION_S, self._events.close)
-        except concurrency.TimedOut:
-            LOG.warning("the event connection to libvirt could not be closed in time")
-        passed = concurrency.Event()
-        self._inbox.put(Flush(passed))
-        passed.wait(QUESTION_S)
-        self._inbox.close()
-        self._up.clear()
-        self._tried.clear()
-        self._drop_idle()
-        for pool in (self._calls.threads, self._guests.threads, self._opener):
-            pool.close()
-        self._make_pools()
-
-    def _keep(self) -> None:
-        while True:
-            self._connect()
-            self._down.wait()
-
-    def _connect(self) -> None:
-        assert self._events is not None
-        attempt = 0
-        while True:
-            self._down.clear()
-            try:
-                # Without a limit: a libvirtd that hangs answers when it goes on, or is ended. Giving
-                # up would leave one more hung thread behind with every attempt.
-                states = self._opener.call(self._events.open)
-                break
-            except faults.ConnectionLost as lost:
-                self._went_down(str(lost))
-                concurrency.sleep(_back_off(attempt))
-                attempt += 1
-        self.connects += 1
-        self._on_connect(states)
-        self._up.set()
-        self._tried.set()
-        if self._told_down:
-            self._told_down = False
-            LOG.info("libvirt is back")
-            self._on_change(True, "libvirt is back")
-
-    def _went_down(self, reason: str) -> None:
-        self.reason = reason
-        self._up.clear()
-        self._down.set()
-        self._tried.set()
-        if not self._told_down:
-            self._told_down = True
-            LOG.warning("libvirt is away: %s", reason)
-            self._on_change(False, reason)
-
-    def _take(self, item: Item) -> None:
-        if isinstance(item, RawEvent):
-            self._on_event(item)
-        elif isinstance(item, Flush):
-            item.passed.set()
-        elif isinstance(item, Closed) and self._events and item.serial == self._events.serial:
-            self._went_down(close_reason(item.reason))
-            concurrency.spawn(self._drop_idle)
-
-    def _drop_idle(self) -> None:
+        self._keeper.stop()
         for pool in (self._calls, self._guests):
             try:
-                pool.threads.call_within(QUESTION_S, pool.connections.drop_idle)
+                pool.threads.call_within(STOP_S, pool.connections.drop_idle)
             except concurrency.TimedOut:
                 LOG.debug("idle connections to libvirt could not be closed in time")
+            pool.threads.close()
+        self._make_pools()
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -265,18 +174,18 @@ class Host:
             except libvirt.libvirtError as error:
                 raise faults.to_compute_error(error) from error
             except faults.ConnectionLost as lost:
-                self.reason = str(lost)
-            if attempt:
-                _pause(work, until, min(0.05 * 2**attempt, 1.0), self.reason)
+                reason = str(lost)
+            if attempt:  # the first time it may have been an old connection
+                _pause(work, until, min(0.05 * 2**attempt, 1.0), reason)
             attempt += 1
 
     def _await_libvirt(self, work: steps.Work, until: float | None) -> None:
-        if self._up.is_set():
+        if self._keeper.up.is_set():
             return
         limit = None if until is None else max(0.0, until - time.monotonic())
         try:
             with work.waiting("hypervisor"):
-                came = work.wait(self._up, limit)
+                came = work.wait(self._keeper.up, limit)
         except errors.Timeout:
             came = False
         if not came:
@@ -312,10 +221,3 @@ def _timeout(threads: concurrency.NativePool) -> errors.Timeout:
         hint="the guest or libvirtd hangs; the instance takes no verb until the call has come back",
         evidence=f"{threads.name}: {threads.given_up} calls given up have not come back",
     )
-
-
-def _back_off(attempt: int) -> float:
-    """Return the seconds before the next attempt: growing, and never the same on two hosts."""
-    base = float(CONF.libvirt.reconnect_interval)
-    longest = max(base, LONGEST_BACK_OFF_S)
-    return min(longest, base * 2.0 ** min(attempt, 10)) * random.uniform(0.8, 1.2)

@@ -10,7 +10,7 @@ from compute_agent import concurrency
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.states import PowerState
-from compute_agent.virt.libvirt import connection, host
+from compute_agent.virt.libvirt import connection, host, keeper
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.rig.hypervisor import Hypervisor
 
@@ -187,7 +187,7 @@ def test_a_start_without_libvirt_is_a_degraded_one(stopped: Watched) -> None:
 
 def test_attempts_are_spread(settings: None) -> None:
     CONF.set_override("reconnect_interval", 1.0, "libvirt")
-    waits = [host._back_off(attempt) for attempt in range(40)]
+    waits = [keeper.back_off(attempt) for attempt in range(40)]
     assert 0.8 <= waits[0] <= 1.2
-    assert max(waits) <= host.LONGEST_BACK_OFF_S * 1.2
+    assert max(waits) <= keeper.LONGEST_BACK_OFF_S * 1.2
     assert len(set(waits)) == len(waits)

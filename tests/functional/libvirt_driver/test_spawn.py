@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spawn: a guest or nothing, whatever happens in between."""
 
+import struct
 import subprocess
 import time
 import uuid
@@ -113,9 +114,9 @@ def test_an_attempt_that_fails_earlier_than_the_one_before_leaves_nothing_of_eit
 def test_an_instance_that_exists_is_not_touched(watched: Watched, in_operation: bool) -> None:
     instance = watched.spawned()
     pid = watched.hypervisor.qemu_pid(instance.uuid)
-    with watched.operation(attempts=2) if in_operation else watched.operation(operation_id=None):
-        with pytest.raises(errors.InstanceExists):
-            watched.spawn(instance)
+    operation = watched.operation(attempts=2) if in_operation else watched.operation(operation_id=None)
+    with operation, pytest.raises(errors.InstanceExists):
+        watched.spawn(instance)
     assert watched.hypervisor.qemu_pid(instance.uuid) == pid
     assert watched.told(instance) == []
     assert (watched.directory(instance) / "disk").exists()
@@ -232,6 +233,43 @@ def test_a_cancelled_spawn_leaves_nothing(watched: Watched) -> None:
         concurrency.spawn(lambda: (concurrency.sleep(0.1), work.cancel_requested.set()))
         with pytest.raises(errors.Cancelled):
             watched.spawn(instance)
+    assert watched.left_of(instance) == []
+
+
+# --- direct boot ------------------------------------------------------------------------------------------
+
+
+def _kernel(greeting: bytes) -> bytes:
+    """A multiboot kernel of QEMU's `-kernel`: 32-bit code that writes `greeting` to the serial port."""
+    load, header_size = 0x100000, 32
+    code = bytes.fromhex("be00000000 ac 84c0 7407 66baf803 ee ebf4 f4 ebfd".replace(" ", ""))
+    message = load + header_size + len(code)
+    code = code[:1] + struct.pack("<I", message) + code[5:]
+    end = message + len(greeting) + 1
+    magic, flags = 0x1BADB002, 0x10000
+    header = (magic, flags, -(magic + flags) & 0xFFFFFFFF, load, load, end, 0, load + header_size)
+    return struct.pack("<8I", *header) + code + greeting + b"\0"
+
+
+def test_a_guest_without_a_disk_boots_a_kernel_of_the_host(watched: Watched) -> None:
+    kernel = watched.hypervisor.images_path / f"{uuid.uuid4()}.kernel"
+    kernel.write_bytes(_kernel(b"booted directly\r\n"))
+    ramdisk = watched.hypervisor.images_path / f"{uuid.uuid4()}.ramdisk"
+    ramdisk.write_bytes(b"a module")
+    instance = watched.instance(
+        image=None, kernel=kernel.as_uri(), ramdisk=ramdisk.as_uri(), cmdline="console=ttyS0 <quiet>"
+    )
+    watched.spawn(instance)
+    watched.wait(
+        lambda: b"booted directly" in watched.driver.get_console_output(None, instance), "the kernel's words"
+    )
+    assert watched.told(instance) == ["started"]
+
+
+def test_a_kernel_from_a_place_that_is_not_allowed_is_refused(watched: Watched) -> None:
+    instance = watched.instance(image=None, kernel="file:///etc/passwd")
+    with pytest.raises(errors.ImageUnavailable):
+        watched.spawn(instance)
     assert watched.left_of(instance) == []
 
 

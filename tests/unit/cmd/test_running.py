@@ -8,6 +8,8 @@ import inspect
 import io
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +162,12 @@ def test_interrupting_does_not_undo(run: Callable[..., Run], api: FakeApi) -> No
     assert "goes on" in done.err
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    command = f"{sys.executable} -m compute_agent.cmd.ctl schema spawn | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
 # --- secrets ---------------------------------------------------------------------------------------
 
 
@@ -193,6 +201,12 @@ def test_a_password_comes_from_a_prompt(
     assert run("set-admin-password", UUID, "--new-pass", "ask").status == 0
     assert api.asked[0][2]["new_pass"] == "s3cret"
     assert run("set-admin-password", UUID, "--new-pass", "ask").status == 2
+
+
+def test_a_prompt_may_be_left(run: Callable[..., Run], api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "_asked", lambda _name: (_ for _ in ()).throw(KeyboardInterrupt))
+    done = run("set-admin-password", UUID, "--new-pass", "ask")
+    assert (done.status, api.asked) == (130, [])
 
 
 def test_a_password_on_the_command_line_is_remarked_upon(run: Callable[..., Run]) -> None:

@@ -15,27 +15,19 @@ import msgspec
 from compute_agent.model import fields, schemas, states
 from compute_agent.model.clock import Timestamp
 
-# --- fields ----------------------------------------------------------------------------------------
 
-
-def arguments(
-    kind: type[Any],
-    schema: str,
-    definition: str,
-    *,
-    only: Sequence[str] | None = None,
-    without: Sequence[str] = (),
-) -> str:
-    """Return the table of a type's fields."""
-    definitions = schemas.schema(schema)["$defs"]
-    found = definitions[definition]
+def arguments(schema: str, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+    """Return the table of the fields that ``schema`` is about."""
+    whole = schemas.schema(schema)
+    found = whole["$defs"][whole["$ref"].rpartition("/")[2]]
     names = [name for name in found["properties"] if name not in without and (only is None or name in only)]
-    return properties(found, definitions, names)
+    return properties(found, whole["$defs"], names)
 
 
 def properties(
     found: Mapping[str, Any], definitions: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> str:
+    """Return the table of an object's properties, or of those called ``names``."""
     required = found.get("required", ())
     shown = found["properties"] if names is None else names
     rows = [
@@ -114,10 +106,12 @@ def _limits(shape: Mapping[str, Any]) -> str:
 
 
 def title(level: int, title: str) -> str:
+    """Return a title; ``level`` 1 is the page's."""
     return f"{'#' * level} {title}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; an empty cell stays one."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += ["| " + " | ".join(cell or " " for cell in row) + " |" for row in rows]
     return "\n".join(lines)
@@ -130,6 +124,7 @@ def codes(found: Iterable[states.InstanceState]) -> str:
 
 
 def summary(text: str | None) -> str:
+    """Return a docstring\'s first paragraph on one line, as plain text."""
     return inspect.cleandoc(text or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
 
 
