@@ -140,7 +140,7 @@ class Host:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """As :meth:`ask_guest`, for questions that the guest's monitor answers, so that they may hang on it."""
+        """As :meth:`ask_guest`, for what the guest's monitor has to answer, so that it may hang."""
         asked = functools.partial(_with_domain, uuid, lambda domain: function(domain, *args, **kwargs))
         return self._call(self._guests, asked, QUESTION_S)
 

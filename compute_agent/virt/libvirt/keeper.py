@@ -13,7 +13,6 @@ from compute_agent import concurrency
 from compute_agent.conf import CONF
 from compute_agent.virt.libvirt import faults
 from compute_agent.virt.libvirt.connection import (
-    Closed,
     EventConnection,
     Flush,
     Item,

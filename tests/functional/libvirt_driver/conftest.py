@@ -127,8 +127,6 @@ def settings(hypervisor: Hypervisor) -> Iterator[None]:
     CONF.set_override("reconnect_interval", 0.2, "libvirt")
     CONF.set_override("allowed_sources", [f"file://{hypervisor.images_path}/"], "images")
     yield
-    CONF.reset()
-    CONF.clear()
     for name, group in (
         ("instances_path", None),
         ("connection_uri", "libvirt"),

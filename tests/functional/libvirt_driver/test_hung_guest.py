@@ -17,7 +17,15 @@ from tests.functional.libvirt_driver.conftest import Watched
 
 
 @pytest.fixture
-def hung(watched: Watched) -> Iterator[list[Instance]]:
+def two_threads(settings: None) -> Iterator[None]:
+    """As few threads for guests as there may be."""
+    CONF.set_override("guest_threads", 2, "libvirt")
+    yield
+    CONF.clear_override("guest_threads", "libvirt")
+
+
+@pytest.fixture
+def hung(two_threads: None, watched: Watched) -> Iterator[list[Instance]]:
     """Six guests whose QEMU is stopped: more than libvirtd serves over one connection."""
     instances = [watched.spawned() for _ in range(6)]
     pids = [watched.hypervisor.qemu_pid(instance.uuid) or 0 for instance in instances]
@@ -40,7 +48,6 @@ def _pause(watched: Watched, instance: Instance) -> str:
 
 
 def test_hung_guests_time_out_and_others_are_served(watched: Watched, hung: list[Instance]) -> None:
-    CONF.set_override("guest_threads", 2, "libvirt")  # as few as there may be, and none is lost
     well = watched.spawned()
     watched.heard.clear()
     waiting = [concurrency.spawn(_pause, watched, instance) for instance in hung]
@@ -51,7 +58,6 @@ def test_hung_guests_time_out_and_others_are_served(watched: Watched, hung: list
     watched.driver.unpause(well)
     assert watched.told(well) == ["paused", "resumed"]
     assert time.monotonic() - started < 2
-    CONF.clear_override("guest_threads", "libvirt")
 
 
 def test_questions_about_all_guests_are_answered(watched: Watched, hung: list[Instance]) -> None:
