@@ -102,8 +102,8 @@ def _duration(seconds: float) -> str:
 
 def _lifecycle(event: Event, data: Event) -> str:
     observed = ", found after a restart" if data.get("observed") == "reconciled" else ""
-    power_state = data.get("power_state")
-    return f"power state {_POWER_STATES.get(power_state, power_state)}, caused by {event.get('cause')}{observed}"
+    power_state = _POWER_STATES.get(data.get("power_state"), data.get("power_state"))
+    return f"power state {power_state}, caused by {event.get('cause')}{observed}"
 
 
 def _instance(_event: Event, data: Event) -> str:

@@ -182,12 +182,12 @@ class World:
             table[uuid] = value
 
 
-def decoded(parts: Mapping[str, Any]) -> dict[str, Any]:
+def decoded(parts: Any) -> dict[str, Any]:
     """Return a change that was read from a ledger, with its proper types.
 
     :raises msgspec.ValidationError: if it is not one
     """
-    return {part: _decode(part, value) for part, value in parts.items()}
+    return {part: _decode(part, value) for part, value in msgspec.convert(parts, dict[str, Any]).items()}
 
 
 def _decode(part: str, value: Any) -> Any:

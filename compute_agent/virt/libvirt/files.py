@@ -6,9 +6,11 @@ operation tells its own unfinished work from somebody else's files.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -129,12 +131,22 @@ def _write(path: str, note: msgspec.Struct) -> None:
 
 
 def _read(path: str, kind: type[N]) -> N | None:
+    with contextlib.suppress(OSError, msgspec.MsgspecError), plain_file(path) as (fd, _):
+        return msgspec.json.decode(os.pread(fd, _NOTE_LIMIT, 0), type=kind)
+    return None
+
+
+@contextlib.contextmanager
+def plain_file(path: str) -> Iterator[tuple[int, int]]:
+    """Open a regular file for reading, not through a link; give its descriptor and its size.
+
+    :raises OSError: if it can't be opened, or is something else (a FIFO is not waited for)
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        try:
-            return msgspec.json.decode(file.read(_NOTE_LIMIT), type=kind)
-        except (msgspec.MsgspecError, OSError):
-            return None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        yield fd, found.st_size
+    finally:
+        os.close(fd)

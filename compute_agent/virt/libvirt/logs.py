@@ -6,12 +6,13 @@ own. So libvirtd is asked by its socket who it is, and its files are reached thr
 ``/proc`` entry.
 """
 
+import contextlib
 import os
 import socket
-import stat
 import struct
 import urllib.parse
 
+from compute_agent.virt.libvirt.files import plain_file
 from compute_agent.virt.libvirt.paths import safe_join
 
 _ANSWER_S = 1.0
@@ -80,19 +81,9 @@ def tail(path: str, limit: int) -> bytes | None:
 
     A link is not followed: the file is at a place where guests have a say.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        try:
-            file.seek(max(0, found.st_size - limit))
-            return file.read(limit)
-        except OSError:
-            return None
+    with contextlib.suppress(OSError), plain_file(path) as (fd, size):
+        return os.pread(fd, limit, max(0, size - limit))
+    return None
 
 
 def rotated_tail(path: str, limit: int) -> bytes | None:

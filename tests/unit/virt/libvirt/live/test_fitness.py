@@ -16,8 +16,8 @@ from compute_agent.virt.libvirt.guest import Seen
 CAPABILITIES = """
 <capabilities>
   <host>
-    <cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor><topology sockets='1' cores='2' threads='1'/>
-      <feature name='ht'/></cpu>
+    <cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor>
+      <topology sockets='1' cores='2' threads='1'/><feature name='ht'/></cpu>
     <secmodel><model>none</model></secmodel>
     <secmodel><model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+109</baselabel></secmodel>
   </host>
