@@ -24,7 +24,6 @@ from compute_agent.manager.virtapi import AgentVirtAPI
 from compute_agent.model import errors
 from compute_agent.model.event import EventType
 from compute_agent.operations import history
-from compute_agent.operations.engine import Entry
 from compute_agent.rpc import ownership
 from compute_agent.rpc.server import Server
 from compute_agent.rpc.sink import BrokerSink
@@ -40,8 +39,6 @@ STATUS_INTERVAL_S = 5.0
 DISK_INTERVAL_S = 1.0
 STATE_DISK = "state disk"
 """The reason for holding messages back while the disk is almost full."""
-SETTLE_S = 5.0
-"""How long a failed operation may take to look at what it left behind, in seconds."""
 
 
 class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
@@ -67,7 +64,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.reporter = Reporter(self.manager, self.publisher, self.monitor)
         self.server = Server(self.transport, self.manager)
         engine = self.manager.engine
-        engine.before_end = self._before_end
+        engine.before_end = self.manager.observer.before_end
         engine.on_progress = self.reporter.progress
 
     def start(self) -> None:
@@ -156,12 +153,6 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             host.enable(self.manager, HYPERVISOR)
 
     # --- running ---------------------------------------------------------------------------------------
-
-    def _before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
-        """Before an operation's end is written: what it did at the hypervisor is, and what it left."""
-        if error is not None and entry.instance_uuid is not None and not entry.verb.makes:
-            self.manager.observer.look_again(entry.instance_uuid, SETTLE_S)
-        self.manager.observer.drain()
 
     def _age_out(self) -> None:
         while True:

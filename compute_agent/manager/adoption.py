@@ -16,7 +16,8 @@ from compute_agent.model.instance import Instance, InstanceRecord
 from compute_agent.model.operation import Lane
 from compute_agent.model.states import FOLLOWED, InstanceState
 from compute_agent.operations.verbs import Job, Outcome, verb
-from compute_agent.store import instances
+from compute_agent.store import instances, journal
+from compute_agent.store.database import Transaction
 from compute_agent.virt.info import Description, InstanceInfo
 
 
@@ -79,8 +80,14 @@ def destroy_orphan(manager: Manager, job: Job) -> Outcome:
 
 def list_orphans(manager: Manager, kind: str | None = None) -> list[dict[str, Any]]:
     """Return what is at the hypervisor or on its disks, and on nobody's record."""
-    records = manager.store.read(instances.every)
-    building = {entry.instance_uuid for entry in manager.engine.entries if entry.instance_uuid}
-    known = {record.uuid for record in records} | building
-    orphans = [msgspec.to_builtins(orphan) for orphan in manager.driver.list_orphans(known)]
+    found = manager.driver.list_orphans(manager.store.read(_known))
+    known = manager.store.read(_known)  # again: something may have been made meanwhile
+    orphans = [
+        msgspec.to_builtins(orphan) for orphan in found if not any(uuid in orphan.id for uuid in known)
+    ]
     return [orphan for orphan in orphans if kind is None or orphan["kind"] == kind]
+
+
+def _known(tx: Transaction) -> set[str]:
+    on_record = {record.uuid for record in instances.every(tx)}
+    return on_record | {operation.instance_uuid for operation in journal.live(tx) if operation.instance_uuid}

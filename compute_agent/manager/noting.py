@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noting what the hypervisor shows: the record's power state and its event, in one commit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -77,3 +78,53 @@ def last_words(manager: Manager, uuid: str) -> dict[str, str]:
         return dict(manager.driver.get_last_words(found.instance))
     except errors.ComputeError as error:
         return {"error": error.message}
+
+
+# --- differences found ---------------------------------------------------------------------------------
+
+KINDS = {
+    PowerState.RUNNING: EventType.LIFECYCLE_STARTED,
+    PowerState.PAUSED: EventType.LIFECYCLE_PAUSED,
+    PowerState.SUSPENDED: EventType.LIFECYCLE_SUSPENDED,
+    PowerState.SHUTDOWN: EventType.LIFECYCLE_STOPPED,
+    PowerState.CRASHED: EventType.LIFECYCLE_CRASHED,
+}
+"""What is told when a guest is found in a power state that it was not in."""
+
+RESUMES = frozenset({PowerState.PAUSED, PowerState.SUSPENDED})
+OFF = frozenset({PowerState.SHUTDOWN, PowerState.CRASHED, PowerState.NOSTATE})
+
+
+def differs(record: InstanceRecord, seen: PowerState) -> bool:
+    """Return whether ``seen`` is news; off is off, however it came about."""
+    both_off = {record.power_state, seen} <= OFF
+    return seen not in (record.power_state, PowerState.NOSTATE) and not both_off
+
+
+def note_difference(
+    manager: Manager,
+    record: InstanceRecord,
+    seen: PowerState,
+    cause: Cause,
+    operation_id: str | None = None,
+    *,
+    owned: bool,
+    if_still: Callable[[Transaction], bool] = lambda tx: True,
+) -> None:
+    """Take down a power state that was found, not reported: the hypervisor keeps no history.
+
+    :param if_still: whether what was found is still news, asked in the transaction
+    """
+    kind = KINDS[seen]
+    if kind is EventType.LIFECYCLE_STARTED and record.power_state in RESUMES:
+        kind = EventType.LIFECYCLE_RESUMED
+    detail = f"was {record.power_state.name} on record"
+    data: dict[str, Any] = {"detail": detail, "observed": "reconciled"}
+    if kind in ENDS and operation_id is None:
+        data["last_words"] = last_words(manager, record.uuid)
+
+    def write(tx: Transaction) -> None:
+        if if_still(tx):
+            note(tx, record.uuid, kind, seen, cause, operation_id, data, owned=owned)
+
+    manager.store.insist(write)

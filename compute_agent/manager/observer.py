@@ -11,21 +11,19 @@ import logging
 import time
 from typing import Any
 
-import msgspec
-
 from compute_agent import concurrency, steps
 from compute_agent.manager import host, noting, reconcile
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause
-from compute_agent.model.states import PowerState
 from compute_agent.operations.engine import Entry
 from compute_agent.store import instances
-from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event
 
 LOG = logging.getLogger(__name__)
 
+SETTLE_S = 5.0
+"""How long it may take to look at what a failed or resumed operation left behind, in seconds."""
 HYPERVISOR = "hypervisor"
 """The owner of the reason against new guests while the hypervisor is away."""
 
@@ -55,22 +53,35 @@ class Observer:
             while self._events:
                 self._handle(self._events.popleft())
 
-    def look_again(self, uuid: str, timeout: float) -> None:
-        """Read an instance's power state back, after a verb on it failed; best effort.
+    def before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
+        """Before an operation's end is written: what it did at the hypervisor is, and what it left."""
+        resumed = entry.work is not None and entry.work.resumed
+        if entry.instance_uuid is not None and (error is not None or resumed):
+            self.look_again(entry, SETTLE_S)
+        self.drain()
+
+    def look_again(self, entry: Entry, timeout: float) -> None:
+        """Read back the power state of the instance that a verb worked on; best effort.
+
+        For a verb that failed, and for one that a crash interrupted: what it did before the crash
+        may have been seen by nobody, and is then told as found.
 
         :param timeout: in seconds
         """
+        uuid = entry.instance_uuid or ""
+        self.drain()
         record = self._manager.store.read(lambda tx: instances.find(tx, uuid))
         if record is None or record.gone:
             return
         try:
             with steps.working(steps.Work(verb="look again", deadline=time.monotonic() + timeout)):
-                seen = self._manager.driver.get_info(record.instance)
+                seen = self._manager.driver.get_info(record.instance).state
         except (errors.ComputeError, concurrency.TimedOut) as error:
             LOG.debug("the power state of %s could not be read back: %s", uuid, error)
             return
-        self.drain()
-        self._manager.store.insist(lambda tx: _correct(tx, uuid, seen.state))
+        if noting.differs(record, seen):
+            cause, operation_id = Cause.OPERATION, entry.operation_id
+            noting.note_difference(self._manager, record, seen, cause, operation_id, owned=True)
 
     def _run(self) -> None:
         while True:
@@ -118,9 +129,3 @@ def expected(entry: Entry) -> frozenset[str]:
     extra = {"paused"} if entry.verb.makes else set()
     extra |= {"stopped"} if entry.verb.makes or entry.cancelled else set()
     return frozenset(entry.verb.lifecycle) | extra
-
-
-def _correct(tx: Transaction, uuid: str, seen: PowerState) -> None:
-    record = instances.find(tx, uuid)
-    if record is not None and not record.gone and seen not in (record.power_state, PowerState.NOSTATE):
-        instances.put(tx, msgspec.structs.replace(record, power_state=seen))

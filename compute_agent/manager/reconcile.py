@@ -20,9 +20,9 @@ from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause, EventType
 from compute_agent.model.instance import InstanceRecord
-from compute_agent.model.states import SETTLED, InstanceState, PowerState
+from compute_agent.model.states import SETTLED, InstanceState, PowerState, change
 from compute_agent.operations import telling
-from compute_agent.store import directory, instances, outbox
+from compute_agent.store import directory, instances, journal, outbox
 from compute_agent.store import host as host_store
 from compute_agent.store.database import Transaction
 from compute_agent.virt.info import InstanceInfo
@@ -32,56 +32,42 @@ LOG = logging.getLogger(__name__)
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 BOOT_KEY = "boot_id"
 
-KINDS = {
-    PowerState.RUNNING: EventType.LIFECYCLE_STARTED,
-    PowerState.PAUSED: EventType.LIFECYCLE_PAUSED,
-    PowerState.SUSPENDED: EventType.LIFECYCLE_SUSPENDED,
-    PowerState.SHUTDOWN: EventType.LIFECYCLE_STOPPED,
-    PowerState.CRASHED: EventType.LIFECYCLE_CRASHED,
-}
-RESUMES = frozenset({PowerState.PAUSED, PowerState.SUSPENDED})
-
 
 def compare(manager: Manager) -> None:
     """Take over what the hypervisor shows, and tell what differs from the record.
 
     :raises HypervisorUnavailable: if it does not answer
     """
+    records = {record.uuid: record for record in manager.store.read(_at_rest)}
     seen = manager.driver.get_all_info()
-    records = {record.uuid: record for record in manager.store.read(instances.every)}
     for uuid, record in records.items():
-        if manager.engine.of_instance(uuid):
-            continue  # its operation finds out itself
         info = seen.get(uuid)
         if info is None:
             _missing(manager, record)
-        elif _differs(record, info):
+        elif noting.differs(record, info.state):
             _changed(manager, record, info)
-    _unknown(manager, {uuid: info for uuid, info in seen.items() if uuid not in records})
+    _unknown(manager, seen)
 
 
-def _differs(record: InstanceRecord, info: InstanceInfo) -> bool:
-    both_off = {record.power_state, info.state} <= {
-        PowerState.SHUTDOWN,
-        PowerState.CRASHED,
-        PowerState.NOSTATE,
-    }
-    return info.state not in (record.power_state, PowerState.NOSTATE) and not both_off
+def _at_rest(tx: Transaction) -> list[InstanceRecord]:
+    """The instances that no operation works on, or will after a restart: that one finds out itself."""
+    return [record for record in instances.every(tx) if not journal.busy(tx, record.uuid)]
+
+
+def _untouched(tx: Transaction, record: InstanceRecord) -> bool:
+    """Whether nothing has happened to an instance since its record was read."""
+    found = instances.find(tx, record.uuid)
+    return found is not None and found.revision == record.revision and not journal.busy(tx, record.uuid)
 
 
 def _changed(manager: Manager, record: InstanceRecord, info: InstanceInfo) -> None:
-    kind = KINDS.get(info.state)
-    if kind is None:
-        return
-    if kind is EventType.LIFECYCLE_STARTED and record.power_state in RESUMES:
-        kind = EventType.LIFECYCLE_RESUMED
-    data: dict[str, Any] = {"detail": f"was {record.power_state.name} on record", "observed": "reconciled"}
-    if kind in noting.ENDS:
-        data["last_words"] = noting.last_words(manager, record.uuid)
-    manager.store.insist(
-        lambda tx: noting.note(
-            tx, record.uuid, kind, info.state, Cause.UNKNOWN, None, data, owned=record.state not in SETTLED
-        )
+    noting.note_difference(
+        manager,
+        record,
+        info.state,
+        Cause.UNKNOWN,
+        owned=record.state not in SETTLED,
+        if_still=lambda tx: _untouched(tx, record),
     )
 
 
@@ -94,11 +80,11 @@ def _missing(manager: Manager, record: InstanceRecord) -> None:
     )
 
     def write(tx: Transaction) -> None:
-        found = instances.find(tx, record.uuid)
-        if found is None or found.gone:
+        if not _untouched(tx, record):
             return
+        state = change(record.state, InstanceState.ERROR)
         now = msgspec.structs.replace(
-            found, power_state=PowerState.NOSTATE, state=InstanceState.ERROR, error=error.to_error()
+            record, power_state=PowerState.NOSTATE, state=state, error=error.to_error()
         )
         now = instances.put(tx, now)
         outbox.append(
@@ -120,7 +106,7 @@ def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
     """Take on record again what the state file has lost, and report what is not ours."""
     if manager.store.read(lambda tx: host_store.get(tx, directory.RESET)):
         for uuid, info in seen.items():
-            if not manager.engine.of_instance(uuid) and not _was_gone(manager, uuid):
+            if not _on_record(manager, uuid):
                 description = manager.driver.get_description(uuid)
                 if description is not None:
                     _adopt_again(manager, adoption.record_of(info, description))
@@ -128,9 +114,9 @@ def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
         _report_orphan(manager, orphan)
 
 
-def _was_gone(manager: Manager, uuid: str) -> bool:
-    found = manager.store.read(lambda tx: instances.find(tx, uuid))
-    return found is not None
+def _on_record(manager: Manager, uuid: str) -> bool:
+    """Whether there is a record, be it a tombstone, or an operation that makes one."""
+    return manager.store.read(lambda tx: instances.find(tx, uuid) is not None or journal.busy(tx, uuid))
 
 
 def _adopt_again(manager: Manager, record: InstanceRecord) -> None:

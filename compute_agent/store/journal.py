@@ -105,6 +105,12 @@ def live(tx: Transaction) -> list[Operation]:
     return [_decode(row[0]) for row in rows]
 
 
+def busy(tx: Transaction, instance_uuid: str) -> bool:
+    """Return whether an operation on an instance has not ended."""
+    query = "SELECT 1 FROM operations WHERE instance_uuid = ? AND state IN ('accepted', 'running') LIMIT 1"
+    return tx.row(query, instance_uuid) is not None
+
+
 def page(
     tx: Transaction,
     *,

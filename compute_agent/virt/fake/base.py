@@ -12,7 +12,6 @@ from typing import Any
 
 from compute_agent import steps
 from compute_agent.conf import CONF
-from compute_agent.conf import fake as options
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
@@ -24,9 +23,6 @@ from compute_agent.virt.fake.ledger import Ledger
 from compute_agent.virt.fake.outside import Outside
 from compute_agent.virt.fake.relay import Relay
 from compute_agent.virt.virtapi import VirtAPI
-
-for _group, _options in options.OPTIONS:
-    CONF.register_opts(_options, group=_group)
 
 WITHOUT_HYPERVISOR = frozenset(
     {

@@ -11,6 +11,9 @@ from compute_agent.model.secrets import HIDDEN, redacted
 from compute_agent.virt.fake.world import Domain
 from compute_agent.virt.info import Description
 
+DIRECT = "direct:"
+"""What tokens begin with where no operation runs."""
+
 
 def describe(instance: Instance) -> dict[str, Any]:
     """Return an instance as plain data, its secrets left out."""
@@ -42,10 +45,6 @@ def read(domain: Domain) -> Description | None:
         operation_id=domain.token if not direct(domain.token) else None,
         power_state=domain.power,
     )
-
-
-DIRECT = "direct:"
-"""What tokens begin with where no operation runs."""
 
 
 def direct(token: str | None) -> bool:

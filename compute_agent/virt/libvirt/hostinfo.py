@@ -104,11 +104,12 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
         """Return what is wrong with the host, each with its remedy; None if it is fit."""
         problems = list(self._verify_hypervisor())
         user = fitness.qemu_user(self._known_facts[2]) if self._known_facts else None
+        root = self._system_root()
         problems += self._on_disk(
             lambda: [
                 *fitness.check_kvm(user, CONF.libvirt.virt_type),
                 *fitness.check_storage(self._instances_path, user),
-                *fitness.check_tools(self._system_root()),
+                *fitness.check_tools(root),
             ]
         )
         return problems or None
@@ -151,7 +152,7 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
 
     def _system_root(self) -> str:
         """Return libvirtd's root directory where it is the system's libvirtd, else nothing."""
-        logs = self._known_logs[1] if self._known_logs else None
+        logs = self._log_directory()
         return logs.partition("/var/log/")[0] or "/" if logs and "/var/log/" in logs else ""
 
 

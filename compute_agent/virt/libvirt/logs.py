@@ -39,8 +39,9 @@ def _sockets(parts: urllib.parse.SplitResult, session: bool) -> list[str]:
     if named:
         return named
     directory = "/run/libvirt"
-    if session and os.geteuid() != 0:
-        directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "libvirt")
+    if session:
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache")
+        directory = os.path.join(runtime, "libvirt")
     return [os.path.join(directory, name) for name in _SOCKETS]
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent without a broker: manager, engine and state file on the fake driver."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ class House:
         self.manager.external_events = events
         self.manager.observer = Observer(self.manager)
         self.manager.observer.start()
-        self.manager.engine.before_end = lambda entry, error: self.manager.observer.drain()
+        self.manager.engine.before_end = self.manager.observer.before_end
         self.driver.init_host("node-1")
         reconcile.after_start(self.manager)
         self.manager.engine.recover()
@@ -48,6 +49,12 @@ class House:
         self.manager.engine.stop(5)
         self.driver.cleanup_host("node-1")
         self.directory.close(self.store)
+
+    def crash(self) -> None:
+        """End as kill -9 does, and start again: nothing is written, nothing is told."""
+        self.store.close()
+        os.close(self.directory._lock)
+        self.start()
 
     def ask(self, verb: str, **values: Any) -> str:
         operation_id = values.setdefault("operation_id", str(uuid.uuid4()))

@@ -3,6 +3,7 @@
 
 import pytest
 
+from compute_agent import concurrency, failpoints
 from compute_agent.conf import CONF
 from compute_agent.manager import reconcile
 from compute_agent.model.event import Cause
@@ -187,3 +188,27 @@ def test_a_disabled_host_takes_no_new_guests_and_keeps_those_it_has(house: House
     house.do("set_host_enabled", enabled=True)
     assert house.events("host.enabled")
     house.spawn()
+
+
+def test_what_an_interrupted_operation_did_unseen_is_told_by_the_one_that_goes_on(house: House) -> None:
+    """The guest was started, and the agent killed before the event was written."""
+    instance = {
+        "uuid": "11111111-1111-4111-8111-111111111111",
+        "flavor": {"vcpus": 1, "memory_mb": 64},
+        "image": {"url": "file:///i/a"},
+    }
+    house.driver.register_event_listener(lambda event: None)
+    reached = concurrency.Event()
+    failpoints.observe(lambda name: reached.set() if name == "spawn.done" else None)
+    failpoints.arm("spawn.done=hang")
+    begun = house.ask("spawn", instance=instance)
+    assert reached.wait(5)
+    failpoints.observe(None)
+    failpoints.arm("")
+    house.crash()
+    for entry in house.manager.engine.entries:
+        assert entry.ended.wait(10)
+    record = house.record(str(instance["uuid"]))
+    assert (record.state, record.power_state) == (S.ACTIVE, PowerState.RUNNING)
+    (event,) = house.events("instance.lifecycle.started")
+    assert (event.operation_id, event.data["observed"]) == (begun, "reconciled")

@@ -3,6 +3,8 @@
 
 import os
 import pathlib
+import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -109,3 +111,29 @@ def test_a_name_does_not_lead_out_of_the_logs() -> None:
     assert logs.guest_log("/logs", "instance-1") == "/logs/instance-1.log"
     with pytest.raises(errors.InvalidArguments):
         logs.guest_log("/logs", "../../etc/shadow")
+
+
+@pytest.fixture
+def listening(tmp_path: pathlib.Path) -> Iterator[str]:
+    """A socket behind which this very process is, as a libvirtd might be."""
+    path = str(tmp_path / "libvirt-sock")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        yield path
+
+
+def test_the_systems_logs_are_reached_through_libvirtds_process(listening: str) -> None:
+    found = logs.find_directory(f"qemu+unix:///system?socket={listening}")
+    assert found == f"/proc/{os.getpid()}/root/var/log/libvirt/qemu"
+
+
+def test_a_sessions_logs_are_where_its_environment_says(listening: str) -> None:
+    found = logs.find_directory(f"qemu+unix:///session?socket={listening}")
+    assert found is not None
+    assert found.startswith(f"/proc/{os.getpid()}/root/")
+    assert found.endswith("/libvirt/qemu/log")
+
+
+def test_without_libvirtd_the_usual_place_is_taken() -> None:
+    assert logs.find_directory("qemu+unix:///system?socket=/nonexistent") == "/var/log/libvirt/qemu"
