@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends messages, each confirmed by the broker, over a connection of its own.
+"""Sends messages, confirmed by the broker, over a connection of its own.
 
 oslo.messaging's pool of connections is not used: during an outage a connection of it may be held by
 its heartbeat, which reconnects without an end, and whoever wants to send then waits for as long and
@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import amqp.exceptions
@@ -31,6 +31,17 @@ DRAIN_TIMEOUT_S = 0.001
 
 class Unroutable(Exception):
     """There is no queue for a message that had to reach one, or not even the exchange."""
+
+
+class Incomplete(Exception):
+    """Not all messages were confirmed.
+
+    :ivar confirmed: how many of the first ones were
+    """
+
+    def __init__(self, confirmed: int, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.confirmed = confirmed
 
 
 class Sender:
@@ -67,18 +78,34 @@ class Sender:
         :raises LOST: if it was not confirmed: the broker may have it or not
         """
         deadline = time.monotonic() + timeout
-        with self._held(timeout):
-            line = self._connected()
-            try:
-                line.publish(body, exchange, routing_key, mandatory, expires_after_s, deadline)
-            except amqp.exceptions.NotFound as error:
-                self._drop()
-                raise Unroutable(f"there is no exchange {exchange!r}") from error
-            except BaseException:
-                self._drop()
-                raise
+        with self._held(timeout), self._line_for(exchange) as line:
+            line.publish(body, exchange, routing_key, deadline, mandatory, expires_after_s)
+            line.wait_confirmed(deadline)
         if line.returned is not None:
             raise Unroutable(f"there is no queue for {routing_key!r}: {line.returned}")
+
+    def send_all(
+        self, bodies: Sequence[bytes], *, exchange: str, routing_key: str, timeout: float = SEND_TIMEOUT_S
+    ) -> None:
+        """Send messages one behind the other and return when the broker has all of them. One attempt.
+
+        The confirmations are waited for together. The broker gets the messages in their order, so
+        what it has when the connection breaks are the first of them.
+
+        :raises Incomplete: if not all were confirmed; it says how many of the first ones were
+        """
+        deadline = time.monotonic() + timeout
+        confirmed = 0
+        try:
+            with self._held(timeout), self._line_for(exchange) as line:
+                try:
+                    for body in bodies:
+                        line.publish(body, exchange, routing_key, deadline)
+                    line.wait_confirmed(deadline)
+                finally:
+                    confirmed = line.first_confirmed(len(bodies))
+        except (*LOST, Unroutable) as error:
+            raise Incomplete(confirmed, error) from error
 
     def send_within(self, timeout: float, body: bytes, **details: Any) -> None:
         """Send as :meth:`send` does, trying again while the broker is away, for ``timeout`` seconds.
@@ -132,6 +159,20 @@ class Sender:
         finally:
             self._lock.release()
 
+    @contextlib.contextmanager
+    def _line_for(self, exchange: str) -> Iterator["_Line"]:
+        """Give the line for an attempt, and give it up if the attempt fails in whatever way."""
+        line = self._connected()
+        line.begin()
+        try:
+            yield line
+        except amqp.exceptions.NotFound as error:
+            self._drop()
+            raise Unroutable(f"there is no exchange {exchange!r}") from error
+        except BaseException:
+            self._drop()
+            raise
+
     def _connected(self) -> "_Line":
         if self._line is None:
             self._line = _Line(Link(self._transport), self._declares)
@@ -167,14 +208,15 @@ class Sender:
 
 
 class _Line:
-    """A link, and what is known of the message on its way. One message at a time."""
+    """A link, and what is known of the messages on their way."""
 
     def __init__(self, link: Link, declares: str | None) -> None:
         self.link = link
         self.returned: Exception | None = None
         self._sent = 0
-        self._confirmed = 0
-        self._refused = False
+        self._first = 0
+        self._unconfirmed: set[int] = set()
+        self._refused: set[int] = set()
         try:
             if declares:
                 link.declare_exchange(declares)
@@ -183,22 +225,27 @@ class _Line:
             link.close()
             raise
 
+    def begin(self) -> None:
+        """Begin an attempt: nothing is on its way, nothing has come back."""
+        self.returned = None
+        self._first = self._sent
+
     def publish(
         self,
         body: bytes,
         exchange: str,
         routing_key: str,
-        mandatory: bool,
-        expires_after_s: float | None,
         deadline: float,
+        mandatory: bool = False,
+        expires_after_s: float | None = None,
     ) -> None:
-        """Send a message and wait until the broker has it.
+        """Send a message.
 
         :param deadline: of :func:`time.monotonic`
-        :raises LOST: if it was not confirmed by then
+        :raises LOST: if it could not be sent by then
         """
-        self.returned = None
         self._sent += 1
+        self._unconfirmed.add(self._sent)
         self.link.publish(
             body,
             exchange=exchange,
@@ -207,10 +254,22 @@ class _Line:
             expires_after_s=expires_after_s,
             timeout=max(deadline - time.monotonic(), DRAIN_TIMEOUT_S),
         )
-        while self._confirmed < self._sent:
+
+    def wait_confirmed(self, deadline: float) -> None:
+        """Wait until the broker has everything that was sent.
+
+        :param deadline: of :func:`time.monotonic`
+        :raises LOST: if it was not confirmed by then, or refused
+        """
+        while self._unconfirmed and not self._refused:
             self._read(deadline)
         if self._refused:
             raise MessageDeliveryFailure("the broker could not keep the message")
+
+    def first_confirmed(self, number: int) -> int:
+        """Return how many of the attempt's first messages were confirmed, of ``number``."""
+        missing = self._unconfirmed | self._refused | {self._sent + 1}
+        return min(min(missing) - self._first - 1, number)
 
     def _read(self, deadline: float) -> None:
         left = deadline - time.monotonic()
@@ -220,12 +279,16 @@ class _Line:
         with contextlib.suppress(TimeoutError):
             self.link.read(min(left, self.link.heartbeat_interval_s))
 
-    def _on_confirmed(self, number: int, _all_before: bool) -> None:
-        self._confirmed = max(self._confirmed, number)
+    def _on_confirmed(self, number: int, all_before: bool) -> None:
+        self._unconfirmed -= self._told(number, all_before)
 
     def _on_refused(self, number: int, all_before: bool) -> None:
-        self._refused = True
-        self._on_confirmed(number, all_before)
+        refused = self._told(number, all_before)
+        self._unconfirmed -= refused
+        self._refused |= refused
+
+    def _told(self, number: int, all_before: bool) -> set[int]:
+        return {one for one in self._unconfirmed if one <= number} if all_before else {number}
 
     def _on_returned(self, reason: Exception, _exchange: str, _routing_key: str, _message: Any) -> None:
         self.returned = reason

@@ -8,6 +8,7 @@ to be had by ``get_events``.
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from compute_agent.events.sink import SinkUnavailable
@@ -15,7 +16,7 @@ from compute_agent.model import clock
 from compute_agent.rpc import envelope
 from compute_agent.rpc.link import LOST
 from compute_agent.rpc.names import EVENTS_KEY, EXCHANGE
-from compute_agent.rpc.sender import SEND_TIMEOUT_S, Sender, Unroutable
+from compute_agent.rpc.sender import SEND_TIMEOUT_S, Incomplete, Sender, Unroutable
 
 PRIORITY = "INFO"
 
@@ -53,6 +54,19 @@ class BrokerSink:
             )
         except (*LOST, Unroutable) as error:
             raise SinkUnavailable(f"{type(error).__name__}: {error}") from error
+
+    def publish_all(self, events: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        """Send events with their contexts, in order, and return when the broker has them all. One attempt.
+
+        :raises SinkUnavailable: if not all were confirmed; the broker may have them all the same
+        """
+        bodies = [envelope.wrap(self._notification(event, context)) for event, context in events]
+        try:
+            self._sender.send_all(
+                bodies, exchange=self._exchange, routing_key=EVENTS_KEY, timeout=self._timeout
+            )
+        except Incomplete as error:
+            raise SinkUnavailable(str(error), error.confirmed) from error
 
     def close(self) -> None:
         """Disconnect; whoever publishes gets :class:`SinkUnavailable`."""

@@ -33,7 +33,7 @@ def event(number: int) -> dict[str, Any]:
 
 def test_events_arrive_in_order_as_notifications(sink: BrokerSink, receiver: Receiver) -> None:
     for number in range(200):
-        sink.publish(event(number), context={"request_id": "req-1"})
+        sink.publish_all([(event(number), {"request_id": "req-1"})])
     receiver.wait_for(seq=199)
     assert [got["seq"] for got in receiver.events] == list(range(200))
     message = receiver.deliveries[0].message
@@ -45,7 +45,7 @@ def test_events_arrive_in_order_as_notifications(sink: BrokerSink, receiver: Rec
 
 
 def test_no_queue_is_declared_that_nobody_reads(sink: BrokerSink, broker: Broker) -> None:
-    sink.publish(event(1), context={})
+    sink.publish_all([(event(1), {})])
     assert not broker.has_queue(EVENTS_KEY)
 
 
@@ -55,7 +55,7 @@ def test_an_ephemeral_event_expires_on_the_broker(sink: BrokerSink, channel: Any
     try:
         sink.publish(event(1), context={}, expires_after_s=0.2)
         wait_until(lambda: broker.queue_length("slow-reader") == 0, DEADLINE_S, "the expiry")
-        sink.publish(event(2), context={})
+        sink.publish_all([(event(2), {})])
         wait_until(lambda: broker.queue_length("slow-reader") == 1, DEADLINE_S, "the lasting one")
         lasting = channel.basic_get("slow-reader", no_ack=True)
         assert wire.opened(lasting.body)["payload"]["seq"] == 2
@@ -67,25 +67,25 @@ def test_an_ephemeral_event_expires_on_the_broker(sink: BrokerSink, channel: Any
 def test_without_a_broker_an_attempt_fails_at_once_and_a_later_one_succeeds(
     sink: BrokerSink, broker: Broker
 ) -> None:
-    sink.publish(event(1), context={})
+    sink.publish_all([(event(1), {})])
     broker.stop()
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(SinkUnavailable):
-            sink.publish(event(2), context={})
+            sink.publish_all([(event(2), {})])
         assert time.monotonic() - began < 2
     broker.start()
-    sink.publish(event(2), context={})
+    sink.publish_all([(event(2), {})])
 
 
 def test_a_hanging_broker_fails_an_attempt_within_its_time(transport: Any, broker: Broker) -> None:
     sink = BrokerSink(transport, HOST, timeout=0.3)
-    sink.publish(event(1), context={})
+    sink.publish_all([(event(1), {})])
     broker.suspend()
     try:
         began = time.monotonic()
         with pytest.raises(SinkUnavailable):
-            sink.publish(event(2), context={})
+            sink.publish_all([(event(2), {})])
         assert time.monotonic() - began < 2
     finally:
         broker.resume()
@@ -93,14 +93,14 @@ def test_a_hanging_broker_fails_an_attempt_within_its_time(transport: Any, broke
 
 
 def test_close_ends_an_attempt_that_hangs(sink: BrokerSink, broker: Broker) -> None:
-    sink.publish(event(1), context={})
+    sink.publish_all([(event(1), {})])
     failed: list[Exception] = []
     trying = threading.Event()
 
     def publish() -> None:
         try:
             trying.set()
-            sink.publish(event(2), context={})
+            sink.publish_all([(event(2), {})])
         except SinkUnavailable as error:
             failed.append(error)
 
@@ -115,7 +115,7 @@ def test_close_ends_an_attempt_that_hangs(sink: BrokerSink, broker: Broker) -> N
         assert failed
         assert time.monotonic() - began < 2
         with pytest.raises(SinkUnavailable):
-            sink.publish(event(3), context={})
+            sink.publish_all([(event(3), {})])
     finally:
         broker.resume()
 
@@ -123,7 +123,7 @@ def test_close_ends_an_attempt_that_hangs(sink: BrokerSink, broker: Broker) -> N
 def test_many_threads_may_publish(sink: BrokerSink, receiver: Receiver) -> None:
     def some(first: int) -> None:
         for number in range(first, first + 50):
-            sink.publish(event(number), context={})
+            sink.publish_all([(event(number), {})])
 
     threads = [threading.Thread(target=some, args=(first,)) for first in (0, 50, 100)]
     for thread in threads:
@@ -137,9 +137,9 @@ def test_many_threads_may_publish(sink: BrokerSink, receiver: Receiver) -> None:
 def test_connections_cut_by_the_broker_cost_one_attempt(
     sink: BrokerSink, broker: Broker, receiver: Receiver, retried: Callable[..., int]
 ) -> None:
-    sink.publish(event(1), context={})
+    sink.publish_all([(event(1), {})])
     broker.close_connections()
-    assert retried(lambda: sink.publish(event(2), context={})) <= 1
+    assert retried(lambda: sink.publish_all([(event(2), {})])) <= 1
     receiver.wait_for(seq=2)
 
 

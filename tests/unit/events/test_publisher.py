@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events leave in order, whatever the broker does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ class Broker:
         self.calls = 0
         self.got: list[int | None] = []
 
-    def publish(
-        self, event: dict[str, Any], *, context: dict[str, Any], expires_after_s: float | None = None
-    ) -> None:
+    def publish(self, event: dict[str, Any], *, context: dict[str, Any], expires_after_s: float) -> None:
+        raise NotImplementedError
+
+    def publish_all(self, events: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         concurrency.sleep(0)
-        self.calls += 1
-        if not self.up:
-            raise SinkUnavailable("down")
-        self.got.append(event["seq"])
-        if self.lose_every and self.calls % self.lose_every == 0:
-            raise SinkUnavailable("the confirmation was lost")
+        for number, (event, _context) in enumerate(events):
+            self.calls += 1
+            if not self.up:
+                raise SinkUnavailable("down", number)
+            self.got.append(event["seq"])
+            if self.lose_every and self.calls % self.lose_every == 0:
+                raise SinkUnavailable("the confirmation was lost", number)
 
 
 @pytest.fixture
