@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the concerns of the libvirt driver have in common: gateway, relay, image cache, facts."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -21,6 +22,8 @@ from compute_agent.virt.libvirt.facts import HostFacts, Settings
 from compute_agent.virt.libvirt.host import Host
 from compute_agent.virt.libvirt.paths import InstancePaths
 from compute_agent.virt.virtapi import VirtAPI
+
+LOG = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +54,19 @@ class LibvirtBase(ComputeDriver):
 
     def _hypervisor_changed(self, connected: bool, reason: str) -> None:
         self.emit_event(virt_event.HypervisorEvent(connected, reason))
+        if connected:
+            self._learn_soon()
+
+    def _learn_soon(self) -> None:
+        """Ask libvirt about the host before a guest has to wait for it: the first answer takes a second."""
+
+        def learn() -> None:
+            try:
+                self._learn()
+            except errors.ComputeError as error:
+                LOG.warning("libvirt has not told of the host yet: %s", error.message)
+
+        concurrency.spawn(learn)
 
     def _facts(self) -> HostFacts:
         """Return what libvirt tells of the host; asked again after each reconnect.

@@ -27,7 +27,9 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
 
     def init_host(self, host: str) -> None:
         """Connect to libvirt and hear its events; a libvirt that is away is waited for in the background."""
-        if not self._host.start():
+        if self._host.start():
+            self._learn_soon()
+        else:
             LOG.warning(
                 "libvirt can't be reached at %s, going on without: %s", self._host.uri, self._host.reason
             )
