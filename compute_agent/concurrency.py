@@ -297,7 +297,8 @@ class NativePool:
     def _work(self) -> None:
         assert self._returned is not None
         while (call := self._calls.get()) is not None:
-            call.run()
+            if not call.abandoned:  # else it waited for a thread until nobody wanted it any more
+                call.run()
             self._returned.put(call)
             if call.abandoned:
                 return
@@ -349,9 +350,15 @@ class BatchWorker(Generic[T]):
             ends = None in batch
             items = [item for item in batch if item is not None]
             if items:
-                self._handle(items)
+                self._handle_safely(items)
             if ends:
                 return
+
+    def _handle_safely(self, items: list[T]) -> None:
+        try:
+            self._handle(items)
+        except Exception:
+            LOG.exception("%d items were not handled", len(items))
 
 
 class HubMonitor:

@@ -56,6 +56,8 @@ class Work:
     :param deadline: on the monotonic clock, in seconds; None for no deadline
     :param undo_only: undo the steps instead of doing them (a last resort after too many crashes)
     :param on_change: told when the step or the progress changed
+    :ivar failed_at: the step, if any, in which an error came up first
+    :ivar left_behind: the steps that could not be undone
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class Work:
         self.deadline = deadline
         self.undo_only = undo_only
         self.attempts = attempts
-        self.cancel_requested = concurrency.Event()
+        self.cancel_requested = self._cancel = concurrency.Event()
+        self.left_behind: list[str] = []
+        self.failed_at: str | None = None
         self.step: str | None = None
         self.progress: Progress | None = None
         self.waiting_for: str | None = None
@@ -86,6 +90,10 @@ class Work:
     def resumed(self) -> bool:
         """True when an earlier attempt was interrupted."""
         return self.attempts > 1
+
+    def cancel(self) -> None:
+        """Ask the work to stop. What is being undone goes on being undone."""
+        self._cancel.set()
 
     def remaining(self, limit: float | None = None) -> float | None:
         """Return the seconds left until the deadline, at most ``limit``; None for no bound."""
@@ -144,6 +152,9 @@ class Work:
         started = time.monotonic()
         try:
             yield
+        except BaseException:
+            self.failed_at = self.failed_at or name
+            raise
         finally:
             moved = self.progress.done if self.progress and self.progress.unit == "bytes" else None
             elapsed = round((time.monotonic() - started) * 1000, 3)
@@ -224,6 +235,7 @@ def _undo_one(work: Work, step: Step, action: Callable[[], object]) -> None:
             action()
     except Exception:
         LOG.exception("%s: step %s could not be undone", work.verb, step.name)
+        work.left_behind.append(step.name)
 
 
 def plan(steps: Sequence[Step]) -> list[dict[str, Any]]:

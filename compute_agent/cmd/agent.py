@@ -14,7 +14,7 @@ from oslo_config import cfg
 from oslo_log import log as oslo_log
 
 from compute_agent import notify
-from compute_agent.conf import CONF
+from compute_agent.conf import CONF, checking
 from compute_agent.manager.versions import agent_version
 
 LOG = logging.getLogger(__name__)
@@ -44,11 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"configuration: {error}", file=sys.stderr)
         return EX_CONFIG
     if CONF.check_config:
-        from compute_agent.conf.checking import report
         from compute_agent.rpc.transport import create_transport
 
         create_transport(CONF)  # registers the options of oslo.messaging
-        return report(CONF)
+        return checking.report(CONF)
+    # oslo.config looks at a value when it is first read, which may be days later, within an operation.
+    if wrong := list(checking.wrong_values(CONF)):
+        print("\n".join(wrong), file=sys.stderr)
+        return EX_CONFIG
+    checking.keep_good_values(CONF)
     oslo_log.setup(CONF, PROJECT)
     return _run()
 

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 from compute_agent.cmd.client import parser, problems
 from compute_agent.cmd.client.connection import connect
-from compute_agent.cmd.client.session import FAILED, INTERRUPTED, Connect, Session
+from compute_agent.cmd.client.session import CANCELLED, FAILED, INTERRUPTED, TIMED_OUT, Connect, Session
+from compute_agent.model import errors
+
+STATUSES = {errors.Cancelled.code: CANCELLED, errors.Timeout.code: TIMED_OUT}
+"""Exit statuses by the code of an error; any other is FAILED."""
 
 
 def main(arguments: Sequence[str] | None = None, connect: Connect = connect) -> int:
@@ -36,8 +40,9 @@ def _run(chosen: argparse.Namespace, session: Session) -> int:
     except Exception as error:
         if not problems.known(error):
             raise
-        session.complain(problems.problem(error))
-        return FAILED
+        found = problems.problem(error)
+        session.complain(found)
+        return STATUSES.get(found.code, FAILED)
     finally:
         session.close()
 

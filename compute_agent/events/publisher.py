@@ -11,6 +11,8 @@ the window and gets the rest again. Should it refuse one in the middle (it never
 later ones came before it: receivers see the gap in ``seq``, and what follows goes one by one.
 """
 
+import collections
+import itertools
 import logging
 import random
 import time
@@ -26,6 +28,8 @@ from compute_agent.store.database import Store
 LOG = logging.getLogger(__name__)
 
 BATCH = 100
+FRESH_LIMIT = 1000
+"""Events that are kept in memory at most, so that they need not be read back."""
 NOTE_INTERVAL_S = 0.1
 RETRY_S = (0.1, 5.0)
 """First and longest pause between two attempts, in seconds."""
@@ -53,7 +57,9 @@ class Publisher:
         self._window = BATCH
         self._pause = RETRY_S[0]
         self._tasks: list[concurrency.Task] = []
-        store.on_events = self._news.set
+        self._fresh: collections.deque[Event] = collections.deque()
+        self._behind = True
+        store.on_events = self._committed
 
     @property
     def sent_seq(self) -> int:
@@ -86,9 +92,29 @@ class Publisher:
         if self._away_since is None and len(self._ephemeral) < EPHEMERAL_LIMIT:
             self._ephemeral.put((event, expires_after_s))
 
+    def _committed(self, events: list[Event]) -> None:
+        """Take events that were just written; too many of them are read back from the outbox instead."""
+        self._fresh.extend(events)
+        if len(self._fresh) > FRESH_LIMIT:
+            self._fresh.clear()
+            self._behind = True
+        self._news.set()
+
+    def _next(self) -> list[Event]:
+        """Return the next events to send: from memory if they are there, else from the outbox."""
+        while self._fresh and (self._fresh[0].seq or 0) <= self._sent:
+            self._fresh.popleft()
+        if self._fresh and self._fresh[0].seq == self._sent + 1:
+            return list(itertools.islice(self._fresh, BATCH))
+        if not self._fresh and not self._behind:
+            return []
+        found = self._store.read(lambda tx: outbox.unsent(tx, self._sent, BATCH))
+        self._behind = len(found) == BATCH
+        return found
+
     def _run(self) -> None:
         while True:
-            batch = self._store.read(lambda tx: outbox.unsent(tx, self._sent, BATCH))
+            batch = self._next()
             idle = not batch
             while batch:
                 batch = batch[self._send(batch) :]

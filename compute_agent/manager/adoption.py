@@ -40,10 +40,13 @@ def adopt(manager: Manager, job: Job) -> Outcome:
 def record_of(
     info: InstanceInfo, description: Description | None, told: Instance | None = None
 ) -> InstanceRecord:
-    """Return a record for a domain: as told, else as its description says, else what can be seen."""
+    """Return a record for a domain: as told, else as its description says, else what can be seen.
+
+    :raises InvalidArguments: if no instance may be what the domain is, such as its name
+    """
     described = description.instance if description else None
     instance = told or described or _seen(info)
-    instance = msgspec.structs.replace(instance, name=info.name)
+    instance = _checked(msgspec.structs.replace(instance, name=info.name))
     generation = max(instance.generation, description.generation if description else 0)
     return InstanceRecord(
         uuid=info.uuid,
@@ -54,6 +57,14 @@ def record_of(
         managed=described is not None,
         operation_id=description.operation_id if description else None,
     )
+
+
+def _checked(instance: Instance) -> Instance:
+    """Return what a record could hold: one with another name could not be read back."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(instance), Instance)
+    except msgspec.ValidationError as error:
+        raise errors.InvalidArguments(f"domain {instance.uuid} can't be an instance: {error}") from None
 
 
 def _seen(info: InstanceInfo) -> Instance:

@@ -2,6 +2,7 @@
 """Verbs that act on what runs, at once."""
 
 from compute_agent.manager.manager import Manager
+from compute_agent.model import errors
 from compute_agent.model.operation import Lane
 from compute_agent.operations.verbs import Job, Outcome, verb
 from compute_agent.store import journal
@@ -12,9 +13,11 @@ def cancel_operation(manager: Manager, job: Job) -> Outcome:
     """Cancel an operation; one that has not been seen yet will end cancelled when it comes."""
     target = job.arguments.target
     operation = manager.engine.cancel(target)
-    if operation is None:
-        manager.store.write(lambda tx: journal.cancel_in_advance(tx, target))
+    if operation is None and manager.store.write(lambda tx: journal.cancel_in_advance(tx, target)):
         return Outcome({"target": target, "state": "not seen yet: it ends cancelled when it comes"})
+    operation = operation or manager.engine.cancel(target)  # it has come since
+    if operation is None:
+        raise errors.TooLate(f"operation {target} was done, and its record has been aged out")
     return Outcome({"target": target, "state": operation.state.value})
 
 

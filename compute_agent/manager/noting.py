@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noting what the hypervisor shows: the record's power state and its event, in one commit."""
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from compute_agent import steps
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause, EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import PowerState, follow
 from compute_agent.operations import telling
+from compute_agent.operations.engine import Entry
 from compute_agent.store import instances, outbox
 from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event
+
+LOG = logging.getLogger(__name__)
 
 TRANSITIONS: dict[int, tuple[EventType, PowerState]] = {
     virt_event.EVENT_LIFECYCLE_STARTED: (EventType.LIFECYCLE_STARTED, PowerState.RUNNING),
@@ -31,6 +37,7 @@ TRANSITIONS: dict[int, tuple[EventType, PowerState]] = {
 }
 """What each transition is called in an event, and the power state that it leads to."""
 
+LAST_WORDS_S = 5.0
 ENDS = frozenset({EventType.LIFECYCLE_STOPPED, EventType.LIFECYCLE_CRASHED})
 
 
@@ -44,6 +51,7 @@ def note(
     data: dict[str, Any],
     *,
     owned: bool,
+    request_id: str | None = None,
 ) -> InstanceRecord | None:
     """Take down that an instance now has ``power_state``, and tell it.
 
@@ -61,6 +69,7 @@ def note(
         kind,
         instance=now,
         operation_id=operation_id,
+        request_id=request_id,
         cause=cause,
         data={"power_state": power_state.value, **data},
     )
@@ -75,9 +84,13 @@ def last_words(manager: Manager, uuid: str) -> dict[str, str]:
     if found is None:
         return {}
     try:
-        return dict(manager.driver.get_last_words(found.instance))
+        with steps.working(steps.Work(verb="last words", deadline=time.monotonic() + LAST_WORDS_S)):
+            return dict(manager.driver.get_last_words(found.instance))
     except errors.ComputeError as error:
         return {"error": error.message}
+    except Exception as error:  # whatever it is, the event is told
+        LOG.warning("the last words of %s can't be had: %r", uuid, error)
+        return {"error": type(error).__name__}
 
 
 # --- differences found ---------------------------------------------------------------------------------
@@ -106,13 +119,14 @@ def note_difference(
     record: InstanceRecord,
     seen: PowerState,
     cause: Cause,
-    operation_id: str | None = None,
+    entry: Entry | None = None,
     *,
     owned: bool,
     if_still: Callable[[Transaction], bool] = lambda tx: True,
 ) -> None:
     """Take down a power state that was found, not reported: the hypervisor keeps no history.
 
+    :param entry: the operation that made it so, if one did
     :param if_still: whether what was found is still news, asked in the transaction
     """
     kind = KINDS[seen]
@@ -120,11 +134,13 @@ def note_difference(
         kind = EventType.LIFECYCLE_RESUMED
     detail = f"was {record.power_state.name} on record"
     data: dict[str, Any] = {"detail": detail, "observed": "reconciled"}
-    if kind in ENDS and operation_id is None:
+    if kind in ENDS and entry is None:
         data["last_words"] = last_words(manager, record.uuid)
+
+    operation_id, request_id = (entry.operation_id, entry.request_id) if entry else (None, None)
 
     def write(tx: Transaction) -> None:
         if if_still(tx):
-            note(tx, record.uuid, kind, seen, cause, operation_id, data, owned=owned)
+            note(tx, record.uuid, kind, seen, cause, operation_id, data, owned=owned, request_id=request_id)
 
     manager.store.insist(write)

@@ -24,6 +24,7 @@ LOG = logging.getLogger(__name__)
 
 SETTLE_S = 5.0
 """How long it may take to look at what a failed or resumed operation left behind, in seconds."""
+COMPARE_AGAIN_S = 10.0
 HYPERVISOR = "hypervisor"
 """The owner of the reason against new guests while the hypervisor is away."""
 
@@ -36,11 +37,14 @@ class Observer:
         self._events: collections.deque[virt_event.Event] = collections.deque()
         self._news = concurrency.Event()
         self._one = concurrency.Semaphore(1)
+        self._hypervisor = virt_event.HypervisorEvent(connected=True, reason="")
+        self._turned = concurrency.Event()
 
     def start(self) -> None:
         """Listen to the driver."""
         self._manager.driver.register_event_listener(self.receive)
         concurrency.spawn(self._run)
+        concurrency.spawn(self._follow_hypervisor)
 
     def receive(self, event: virt_event.Event) -> None:
         """Take an event from the driver; nothing else may happen here."""
@@ -55,8 +59,10 @@ class Observer:
 
     def before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
         """Before an operation's end is written: what it did at the hypervisor is, and what it left."""
+        self.drain()
         resumed = entry.work is not None and entry.work.resumed
-        if entry.instance_uuid is not None and (error is not None or resumed):
+        unseen = bool(entry.verb.lifecycle) and entry.events_told == 0
+        if entry.instance_uuid is not None and (error is not None or resumed or unseen):
             self.look_again(entry, SETTLE_S)
         self.drain()
 
@@ -69,7 +75,6 @@ class Observer:
         :param timeout: in seconds
         """
         uuid = entry.instance_uuid or ""
-        self.drain()
         record = self._manager.store.read(lambda tx: instances.find(tx, uuid))
         if record is None or record.gone:
             return
@@ -80,8 +85,7 @@ class Observer:
             LOG.debug("the power state of %s could not be read back: %s", uuid, error)
             return
         if noting.differs(record, seen):
-            cause, operation_id = Cause.OPERATION, entry.operation_id
-            noting.note_difference(self._manager, record, seen, cause, operation_id, owned=True)
+            noting.note_difference(self._manager, record, seen, Cause.OPERATION, entry, owned=True)
 
     def _run(self) -> None:
         while True:
@@ -94,7 +98,7 @@ class Observer:
             if isinstance(event, virt_event.LifecycleEvent):
                 self._lifecycle(event)
             elif isinstance(event, virt_event.HypervisorEvent):
-                concurrency.spawn(self._hypervisor, event)
+                self._turn(event)
         except Exception:
             LOG.exception("an event of the driver was not handled: %s", event)
 
@@ -107,21 +111,46 @@ class Observer:
         if kind in noting.ENDS and not caused:
             data["last_words"] = noting.last_words(self._manager, uuid)
         cause = Cause.OPERATION if caused else Cause(event.origin)
-        operation_id = entry.operation_id if caused and entry is not None else None
+        made_by = entry if caused else None
+        operation_id, request_id = (made_by.operation_id, made_by.request_id) if made_by else (None, None)
+        if made_by is not None:
+            made_by.events_told += 1
+        owned = entry is not None
         self._manager.store.submit(
             lambda tx: noting.note(
-                tx, uuid, kind, power_state, cause, operation_id, data, owned=entry is not None
+                tx, uuid, kind, power_state, cause, operation_id, data, owned=owned, request_id=request_id
             )
         )
 
-    def _hypervisor(self, event: virt_event.HypervisorEvent) -> None:
-        if event.connected:
-            reconcile.after_start(self._manager)
+    # --- the hypervisor goes and comes -------------------------------------------------------------------
+
+    def _turn(self, event: virt_event.HypervisorEvent) -> None:
+        self._hypervisor = event
+        if not event.connected:
+            self._manager.hypervisor_away = event.reason
+        self._turned.set()
+
+    def _follow_hypervisor(self) -> None:
+        """Take over the hypervisor's coming and going, one after the other; try again what fails."""
+        while True:
+            self._turned.wait()
+            self._turned.clear()
+            try:
+                self._take_over(self._hypervisor)
+            except Exception as error:
+                foreseen = isinstance(error, errors.ComputeError | concurrency.TimedOut)
+                LOG.warning("comparing with the hypervisor failed: %r", error, exc_info=not foreseen)
+                self._turned.wait(COMPARE_AGAIN_S)
+                self._turned.set()
+
+    def _take_over(self, event: virt_event.HypervisorEvent) -> None:
+        if not event.connected:
+            host.disable(self._manager, HYPERVISOR, event.reason)
+            return
+        reconcile.after_start(self._manager)
+        if self._hypervisor is event:  # else it went away again meanwhile
             self._manager.hypervisor_away = None
             host.enable(self._manager, HYPERVISOR)
-        else:
-            self._manager.hypervisor_away = event.reason
-            host.disable(self._manager, HYPERVISOR, event.reason)
 
 
 def expected(entry: Entry) -> frozenset[str]:

@@ -9,7 +9,7 @@ one that nobody knows is reported and left alone.
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,12 +25,15 @@ from compute_agent.operations import telling
 from compute_agent.store import directory, instances, journal, outbox
 from compute_agent.store import host as host_store
 from compute_agent.store.database import Transaction
-from compute_agent.virt.info import InstanceInfo
+from compute_agent.virt.info import Description, InstanceInfo
 
 LOG = logging.getLogger(__name__)
 
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 BOOT_KEY = "boot_id"
+RAN_KEY = "ran_before_boot"
+"""Kept from the host's boot until its policy was followed."""
+ORPHANS = "orphans_told"
 
 
 def compare(manager: Manager) -> None:
@@ -109,9 +112,8 @@ def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
             if not _on_record(manager, uuid):
                 description = manager.driver.get_description(uuid)
                 if description is not None:
-                    _adopt_again(manager, adoption.record_of(info, description))
-    for orphan in adoption.list_orphans(manager):
-        _report_orphan(manager, orphan)
+                    _adopt_again(manager, info, description)
+    _report_orphans(manager, {orphan["id"]: orphan for orphan in adoption.list_orphans(manager)})
 
 
 def _on_record(manager: Manager, uuid: str) -> bool:
@@ -119,7 +121,12 @@ def _on_record(manager: Manager, uuid: str) -> bool:
     return manager.store.read(lambda tx: instances.find(tx, uuid) is not None or journal.busy(tx, uuid))
 
 
-def _adopt_again(manager: Manager, record: InstanceRecord) -> None:
+def _adopt_again(manager: Manager, info: InstanceInfo, description: Description) -> None:
+    try:
+        record = adoption.record_of(info, description)
+    except errors.InvalidArguments as error:
+        LOG.warning("%s", error.message)
+        return
     LOG.warning("taking instance %s on record again, from its domain's description", record.uuid)
 
     def write(tx: Transaction) -> None:
@@ -128,15 +135,15 @@ def _adopt_again(manager: Manager, record: InstanceRecord) -> None:
     manager.store.insist(write)
 
 
-def _report_orphan(manager: Manager, orphan: dict[str, Any]) -> None:
-    key = f"orphan {orphan['id']}"
-    if manager.store.read(lambda tx: host_store.get(tx, key)) is not None:
-        return
-    LOG.warning("%s is on nobody's record; it is left alone", orphan["id"])
+def _report_orphans(manager: Manager, found: Mapping[str, dict[str, Any]]) -> None:
+    """Tell each orphan once, for as long as it is there."""
 
     def write(tx: Transaction) -> None:
-        host_store.put(tx, key, orphan["kind"])
-        outbox.append(tx, EventType.HOST_ORPHAN_FOUND, cause=Cause.HOST, data=orphan)
+        told = set(json.loads(host_store.get(tx, ORPHANS) or "[]"))
+        for orphan_id in sorted(found.keys() - told):
+            LOG.warning("%s is on nobody's record; it is left alone", orphan_id)
+            outbox.append(tx, EventType.HOST_ORPHAN_FOUND, cause=Cause.HOST, data=found[orphan_id])
+        host_store.put(tx, ORPHANS, json.dumps(sorted(found)))
 
     manager.store.insist(write)
 
@@ -152,40 +159,49 @@ def after_start(manager: Manager) -> None:
 
     :raises HypervisorUnavailable: if it does not answer; to be called again when it does
     """
-    ran = [
-        record.uuid for record in manager.store.read(instances.every) if record.state is InstanceState.ACTIVE
-    ]
     boot_id = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-    before = manager.store.read(lambda tx: host_store.get(tx, BOOT_KEY))
+    manager.store.insist(lambda tx: _note_boot(tx, boot_id))
     compare(manager)
-    if before not in (None, boot_id):
-        _follow_policy(manager, [record for record in ran if _is_off(manager, record)])
+    ran = manager.store.read(lambda tx: host_store.get(tx, RAN_KEY))
+    if ran is not None:
+        _follow_policy(manager, json.loads(ran))
 
     def write(tx: Transaction) -> None:
-        host_store.put(tx, BOOT_KEY, boot_id)
+        host_store.drop(tx, RAN_KEY)
         host_store.drop(tx, directory.RESET)
 
     manager.store.insist(write)
 
 
-def _is_off(manager: Manager, uuid: str) -> bool:
-    record = manager.store.read(lambda tx: instances.find(tx, uuid))
-    return record is not None and record.state is InstanceState.STOPPED
+def _note_boot(tx: Transaction, boot_id: str) -> None:
+    """Keep who ran before the host booted: the comparison is about to find them stopped."""
+    if host_store.get(tx, BOOT_KEY) not in (None, boot_id):
+        ran = {record.uuid for record in instances.every(tx) if record.state is InstanceState.ACTIVE}
+        ran |= set(json.loads(host_store.get(tx, RAN_KEY) or "[]"))
+        host_store.put(tx, RAN_KEY, json.dumps(sorted(ran)))
+    host_store.put(tx, BOOT_KEY, boot_id)
 
 
-def _follow_policy(manager: Manager, uuids: list[str]) -> None:
+def _follow_policy(manager: Manager, ran: list[str]) -> None:
     if CONF.on_host_boot == "resume":
-        host.start(manager, uuids)
+        stopped = manager.store.read(lambda tx: _stopped(tx, ran))
+        host.start(manager, [record.uuid for record in stopped])
     elif CONF.on_host_boot == "confirm":
-        manager.store.write(lambda tx: _say_hello(tx, uuids))
+        manager.store.insist(lambda tx: _say_hello(tx, ran))
 
 
-def _say_hello(tx: Transaction, uuids: list[str]) -> None:
-    held = [instances.find(tx, uuid) for uuid in uuids]
-    host_store.put(tx, host.AWAITING, json.dumps(uuids))
+def _stopped(tx: Transaction, uuids: Iterable[str]) -> list[InstanceRecord]:
+    found = [instances.find(tx, uuid) for uuid in uuids]
+    return [record for record in found if record is not None and record.state is InstanceState.STOPPED]
+
+
+def _say_hello(tx: Transaction, ran: list[str]) -> None:
+    awaiting = set(ran) | set(json.loads(host_store.get(tx, host.AWAITING) or "[]"))
+    held = _stopped(tx, sorted(awaiting))
+    host_store.put(tx, host.AWAITING, json.dumps([record.uuid for record in held]))
     outbox.append(
         tx,
         EventType.HOST_HELLO,
         cause=Cause.HOST,
-        data={"instances": [{"uuid": r.uuid, "generation": r.generation} for r in held if r is not None]},
+        data={"instances": [{"uuid": r.uuid, "generation": r.generation} for r in held]},
     )

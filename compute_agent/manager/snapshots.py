@@ -25,4 +25,4 @@ def snapshot(manager: Manager, job: Job) -> Outcome:
     result = manager.driver.snapshot(
         request_context(), job.instance.instance, job.arguments.destination, update_task_state
     )
-    return Outcome(dict(result or {}), state=job.instance.state)
+    return Outcome(dict(result or {}))

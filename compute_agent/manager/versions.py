@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this agent is and understands."""
 
+from functools import cache
 from importlib import metadata
 from typing import Any
 
 from compute_agent.conf import CONF
 from compute_agent.manager.manager import Manager
+from compute_agent.model.arguments import INJECTED_FILES_LIMIT
 
 RPC_VERSION = "1.0"
 FEATURES = (
@@ -20,9 +22,15 @@ FEATURES = (
 )
 """Names of what a caller may rely on; only ever added to."""
 
-LIMITS = {"message_bytes": 8 * 2**20, "injected_files_bytes": 2**20, "reply_bytes": 2**20, "page": 1000}
+LIMITS = {
+    "message_bytes": 8 * 2**20,
+    "injected_files_bytes": INJECTED_FILES_LIMIT,
+    "reply_bytes": 2**20,
+    "page": 1000,
+}
 
 
+@cache
 def agent_version() -> str:
     """Return the version of this package."""
     try:

@@ -6,8 +6,10 @@ from typing import Any
 import msgspec
 
 from compute_agent.manager.external_events import ExternalEvents
+from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState
+from compute_agent.operations import telling
 from compute_agent.store import groups, instances
 from compute_agent.store.database import Store, Transaction
 
@@ -37,7 +39,8 @@ class AgentVirtAPI:
 
         def write(tx: Transaction) -> None:
             record = instances.get(tx, uuid)
-            instances.put(tx, msgspec.structs.replace(record, bootable=is_bootable))
+            record = instances.put(tx, msgspec.structs.replace(record, bootable=is_bootable))
+            telling.tell_record(tx, EventType.INSTANCE_UPDATED, record)
 
         self._store.write(write)
 

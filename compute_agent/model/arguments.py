@@ -7,12 +7,13 @@ sends them, and the JSON Schemas are made from them.
 
 import datetime
 import enum
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from compute_agent.model import fields
+from compute_agent.model import errors, fields
 from compute_agent.model.block_device import BlockDevice, ConnectionInfo, Volume
 from compute_agent.model.fields import (
     Count,
@@ -34,7 +35,21 @@ from compute_agent.model.vif import Vif
 
 Path = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)", max_length=1024)]
 InjectedFiles = Annotated[list[tuple[Path, SecretBase64]], Meta(max_length=128, extra=fields.SECRET)]
+INJECTED_FILES_LIMIT = 2**20
+"""Bytes that the injected files of one request have together at most."""
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
+
+
+def check_files(files: Iterable[tuple[str, str]]) -> None:
+    """Check injected files by their size, before anything of them is decoded.
+
+    :raises MessageTooLarge: if they have more than :data:`INJECTED_FILES_LIMIT` bytes together
+    """
+    size = sum(len(contents) * 3 // 4 for _path, contents in files)
+    if size > INJECTED_FILES_LIMIT:
+        raise errors.MessageTooLarge(
+            f"the injected files have {size} bytes together, the limit is {INJECTED_FILES_LIMIT}"
+        )
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ VALUE_LIMIT = 1024
 def keep(context: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a message's context that is stored and returned with every event."""
     return {
-        key: _plain(value)
+        key: str(value)[:VALUE_LIMIT] if key in KEPT else _plain(value)
         for key, value in context.items()
         if value is not None and (key in KEPT or key.startswith(EXTENSION_PREFIX))
     }

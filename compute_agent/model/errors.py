@@ -90,6 +90,11 @@ def from_error(error: Error) -> ComputeError:
     return kind(fields.pop("message"), **fields)
 
 
+def unexpected(error: BaseException, step: str | None = None) -> "ComputeError":
+    """Return what is told of an exception that nobody foresaw: its text may hold secrets, the log has it."""
+    return Internal(f"an unexpected {type(error).__name__}", step=step)
+
+
 # --- the request -------------------------------------------------------------------------------
 
 

@@ -31,6 +31,16 @@ def redacted(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
+def without(value: Any) -> Any:
+    """Return ``value``, an object with declared fields or a list of such, each secret as if never given."""
+    if isinstance(value, list):
+        return [without(item) for item in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    secret = _secret_fields(type(value))
+    return type(value)(**{name: without(item) for name, item in _items(value) if name not in secret})
+
+
 def _hide(value: Any) -> Any:
     return HIDDEN if value else msgspec.to_builtins(value)
 

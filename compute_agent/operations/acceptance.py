@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from compute_agent.model import clock, decode, errors, secrets
-from compute_agent.model.arguments import Arguments
+from compute_agent.model.arguments import Arguments, check_files
 from compute_agent.model.event import EventType
 from compute_agent.model.operation import Operation, OperationState, Origin
 from compute_agent.operations import telling
@@ -68,7 +68,8 @@ def propose(
         instance = getattr(arguments, "instance", None)
         if instance is not None:
             instance.check()
-    except errors.InvalidArguments as error:
+        check_files(getattr(arguments, "injected_files", ()))
+    except errors.ComputeError as error:
         return Proposal(operation_id, name, values, uuid, refusal=error, **details)
     uuid = getattr(arguments, "instance_uuid", None)
     return Proposal(operation_id, name, values, uuid, arguments, **details)
@@ -153,7 +154,8 @@ def _conflict(tx: Transaction, proposal: Proposal) -> Accepted:
     conflict = errors.OperationConflict(
         f"operation {proposal.operation_id} was asked for before, with other arguments"
     )
-    reject(tx, conflict, operation_id=proposal.operation_id, readable={"method": proposal.verb})
+    readable = {"method": proposal.verb}
+    reject(tx, conflict, operation_id=proposal.operation_id, readable=readable, context=proposal.context)
     return Accepted(journal.find(tx, proposal.operation_id), conflict=conflict)
 
 

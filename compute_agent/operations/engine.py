@@ -8,6 +8,7 @@ once. Nothing here is needed to remember what was asked: lanes hold ids, the jou
 
 import collections
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,32 +31,54 @@ LOG = logging.getLogger(__name__)
 
 HOST_LANE = "host"
 PROGRESS_INTERVAL_S = 1.0
+TAKING_IN_S, TAKING_IN_ATTEMPTS = 0.1, 20
 
 
 class Entry:
     """An operation that has not ended, as the engine holds it."""
 
-    def __init__(self, operation: Operation, verb: Verb) -> None:
+    def __init__(self, operation: Operation, verb: Verb, generation: int = 0) -> None:
         self.operation_id = operation.operation_id
         self.instance_uuid = operation.instance_uuid
+        self.request_id: str | None = operation.context.get("request_id")
         self.verb = verb
+        self.generation = generation
         self.queued_at = time.monotonic()
         self.told_at = 0.0
-        self.cancelled = False
+        self.unwanted = concurrency.Event()
         self.work: steps.Work | None = None
         self.ended = concurrency.Event()
         self.waiting_for: str | None = None
+        self.events_told = 0
 
     @property
     def lane(self) -> str:
         """The name of its lane."""
         return HOST_LANE if self.verb.lane is Lane.HOST else f"instance {self.instance_uuid}"
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked to end."""
+        return self.unwanted.is_set()
+
     def cancel(self) -> None:
-        """Ask it to end: at its turn, or at its next step when it runs."""
-        self.cancelled = True
+        """Ask it to end: where it waits, or at its next step when it runs."""
+        self.unwanted.set()
         if self.work is not None:
-            self.work.cancel_requested.set()
+            self.work.cancel()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is handed from the journal to the lanes.
+
+    :param generation: that the request speaks for; 0 if it does not say
+    :param preempts: what is queued or running for the instance is to be cancelled
+    """
+
+    operation: Operation
+    generation: int
+    preempts: bool
 
 
 class Engine:
@@ -98,41 +121,67 @@ class Engine:
         proposals = list(proposals)
         room = CONF.journal.max_queued - self.waiting
 
-        def write(tx: Transaction) -> list[acceptance.Accepted]:
+        def write(tx: Transaction) -> tuple[list[acceptance.Accepted], list[Task]]:
             if also is not None:
                 also(tx)
-            return [
-                acceptance.accept(tx, proposal, self._key, busy=number >= room)
-                for number, proposal in enumerate(proposals)
-            ]
+            accepted, tasks = list[acceptance.Accepted](), list[Task]()
+            for proposal in proposals:
+                busy = len(tasks) >= room and not self._at_once(proposal.verb)
+                one = acceptance.accept(tx, proposal, self._key, busy=busy)
+                accepted.append(one)
+                if one.fresh and one.operation is not None:
+                    tasks.append(self._task(tx, one.operation, proposal.values))
+            return accepted, tasks
 
-        accepted = self.store.write(write)
-        for one in accepted:
-            if one.fresh and one.operation is not None:
-                self._enqueue(one.operation)
+        accepted, tasks = self.store.write(write)
+        for task in tasks:
+            self._enqueue(task)
         return accepted
+
+    def _at_once(self, name: str) -> bool:
+        verb = self.table.get(name)
+        return verb is not None and verb.lane is Lane.CONTROL
 
     def recover(self) -> int:
         """Set about what an earlier run of the agent left; return how many operations that is."""
         left = self.store.read(journal.live)
+        known = [operation for operation in left if operation.verb in self.table]
         for operation in left:
-            self._enqueue(operation)
+            if operation.verb not in self.table:
+                self._give_up(operation)
+        tasks = self.store.read(
+            lambda tx: [self._task(tx, one, journal.arguments(tx, one.operation_id)) for one in known]
+        )
+        for task in tasks:
+            self._enqueue(task)
         return len(left)
+
+    def _give_up(self, operation: Operation) -> None:
+        """End what another release accepted and this one does not know."""
+        error = errors.UnknownVerb(f"this release has no verb {operation.verb}")
+        self.store.insist(lambda tx: turns.give_up(tx, operation, error))
 
     def stop(self, timeout: float) -> bool:
         """Begin nothing more and let what runs end, for ``timeout`` seconds; return whether it did."""
         self._stopping.set()
         return not self._running or self._idle.wait(timeout)
 
-    def _enqueue(self, operation: Operation) -> None:
+    def _task(self, tx: Transaction, operation: Operation, values: Mapping[str, Any]) -> Task:
+        verb = self.table[operation.verb]
+        preempts = verb.preempts and turns.timely(tx, operation, values)
+        return Task(operation, turns.generation_of(values), preempts)
+
+    def _enqueue(self, task: Task) -> None:
+        operation = task.operation
         if operation.operation_id in self._entries:
             return
-        entry = Entry(operation, self.table[operation.verb])
+        entry = Entry(operation, self.table[operation.verb], task.generation)
+        if task.preempts:
+            self._preempt(entry)
         self._entries[entry.operation_id] = entry
         if entry.verb.lane is Lane.CONTROL:
             concurrency.spawn(self._run, entry)
             return
-        self._preempt(entry)
         lane = self._lanes.get(entry.lane)
         if lane is not None:
             lane.append(entry)
@@ -141,10 +190,11 @@ class Engine:
         concurrency.spawn(self._drain, entry.lane)
 
     def _preempt(self, entry: Entry) -> None:
-        if entry.verb.preempts:
-            for other in (*self._lanes.get(entry.lane, ()), self.running_on(entry.instance_uuid or "")):
-                if other is not None:
-                    other.cancel()
+        others = [other for other in self.of_instance(entry.instance_uuid or "") if other.lane == entry.lane]
+        if entry.generation and any(other.generation > entry.generation for other in others):
+            return  # it is about an older placement, and will be refused
+        for other in others:
+            other.cancel()
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -161,14 +211,17 @@ class Engine:
         with contextlib.ExitStack() as places:
             if entry.verb.limit is not None:
                 entry.waiting_for = f"a place within {entry.verb.limit}"
-                places.enter_context(self._limits[entry.verb.limit].place())
+                places.enter_context(self._limits[entry.verb.limit].place(entry.unwanted))
             entry.waiting_for = "a free place to run"
-            places.enter_context(self._general.place())
-            self._run(entry)
+            places.enter_context(self._general.place(entry.unwanted))
+            given_up = self._run(entry)
+        for call in given_up:
+            call.ended.wait()  # the lane stays closed until the hypervisor has answered; no place is held
 
-    def _run(self, entry: Entry) -> None:
+    def _run(self, entry: Entry) -> list[concurrency.Call[Any]]:
+        """Run an operation to its end; return the native calls that it has given up."""
         if self._stopping.is_set() or entry.ended.is_set():
-            return
+            return []
         entry.waiting_for = None
         self._running[entry.operation_id] = entry
         self._idle.clear()
@@ -178,11 +231,10 @@ class Engine:
             self._do(entry)
         except Exception as error:
             LOG.exception("operation %s could not be run", entry.operation_id)
-            self._end_broken(entry, errors.Internal(f"{type(error).__name__}: {error}"))
+            self._end_broken(entry, errors.unexpected(error))
         finally:
             self._forget(entry)
-        for call in given_up:
-            call.ended.wait()  # the lane stays closed until the hypervisor has answered
+        return given_up
 
     def _forget(self, entry: Entry) -> None:
         self._entries.pop(entry.operation_id, None)
@@ -202,9 +254,16 @@ class Engine:
         work = self._work(entry, begun)
         with steps.working(work), logging_as(begun.operation):
             error, outcome = self._perform(verb, Job(begun.operation, begun.arguments, begun.record, work))
-            self.before_end(entry, error)
+            self._look_before_end(entry, error)
             timing = Timing(queued_ms=begun.operation.timing.queued_ms, steps=work.timings)
-            self.store.insist(lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing))
+            left = work.left_behind
+            self.store.insist(lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing, left))
+
+    def _look_before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
+        try:
+            self.before_end(entry, error)
+        except Exception:
+            LOG.exception("what operation %s did was not all taken down", entry.operation_id)
 
     def _end_unbegun(self, entry: Entry) -> bool:
         """End a cancelled operation that never ran; False for one that a crash interrupted."""
@@ -227,7 +286,10 @@ class Engine:
             if operation is not None:
                 turns.end(tx, entry.verb, operation, error)
 
-        self.store.insist(write)
+        try:
+            self.store.insist(write)
+        except Exception:
+            LOG.exception("operation %s stays in the journal until the next start", entry.operation_id)
 
     def _work(self, entry: Entry, begun: turns.Begun) -> steps.Work:
         assert begun.arguments is not None
@@ -242,7 +304,7 @@ class Engine:
             on_change=lambda work: self._tell_progress(entry),
         )
         if entry.cancelled:
-            entry.work.cancel_requested.set()
+            entry.work.cancel()
         return entry.work
 
     def _perform(self, verb: Verb, job: Job) -> tuple[errors.ComputeError | None, Outcome | None]:
@@ -254,10 +316,10 @@ class Engine:
             LOG.warning("%s failed: %s: %s", verb.name, error.code, error.message)
             return error, None
         except concurrency.TimedOut:
-            return errors.Timeout(f"{verb.name} waited too long", step=job.work.step), None
+            return errors.Timeout(f"{verb.name} waited too long", step=job.work.failed_at), None
         except Exception as error:
             LOG.exception("%s failed in a way that it should not", verb.name)
-            return errors.Internal(f"{type(error).__name__}: {error}", step=job.work.step), None
+            return errors.unexpected(error, step=job.work.failed_at), None
         return None, outcome
 
     def _tell_progress(self, entry: Entry) -> None:
@@ -328,16 +390,23 @@ class Engine:
 
         :raises TooLate: if it ended otherwise, before or in spite of it
         """
-        entry = self._entries.get(operation_id)
-        if entry is not None:
-            entry.cancel()
-            if entry.work is None and entry.operation_id not in self._running and self._end_unbegun(entry):
-                self._forget(entry)
-            steps.current().wait(entry.ended)
-        operation = self.store.read(lambda tx: journal.find(tx, operation_id))
+        for _attempt in range(TAKING_IN_ATTEMPTS):
+            entry = self._entries.get(operation_id)
+            if entry is not None:
+                self._cancel(entry)
+            operation = self.store.read(lambda tx: journal.find(tx, operation_id))
+            if operation is None or operation.ended:
+                break
+            steps.current().sleep(TAKING_IN_S)  # it is in the journal, and about to be in its lane
         if operation is not None and operation.state is not OperationState.CANCELLED:
             raise errors.TooLate(f"operation {operation_id} has {operation.state}")
         return operation
+
+    def _cancel(self, entry: Entry) -> None:
+        entry.cancel()
+        if entry.work is None and entry.operation_id not in self._running and self._end_unbegun(entry):
+            self._forget(entry)
+        steps.current().wait(entry.ended)
 
     def refresh_limits(self) -> None:
         """Let in who fits after the configuration changed."""

@@ -20,14 +20,15 @@ class Limit:
         self._waiting: collections.deque[concurrency.Event] = collections.deque()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Wait for a place, hold it, give it back."""
-        self._acquire()
+    def place(self, unwanted: concurrency.Event) -> Iterator[None]:
+        """Wait for a place, hold it, give it back. Once it is ``unwanted``, go on without one."""
+        held = self._acquire(unwanted)
         try:
             yield
         finally:
-            self._taken -= 1
-            self.refresh()
+            if held:
+                self._taken -= 1
+                self.refresh()
 
     @property
     def full(self) -> bool:
@@ -40,10 +41,15 @@ class Limit:
             self._taken += 1
             self._waiting.popleft().set()
 
-    def _acquire(self) -> None:
+    def _acquire(self, unwanted: concurrency.Event) -> bool:
+        if unwanted.is_set():
+            return False
         if not self.full:
             self._taken += 1
-            return
+            return True
         turn = concurrency.Event()
         self._waiting.append(turn)
-        turn.wait()
+        concurrency.wait_any((turn, unwanted))
+        if not turn.is_set():
+            self._waiting.remove(turn)
+        return turn.is_set()

@@ -10,7 +10,7 @@ from compute_agent.model.event import Cause, EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation, OperationState, Origin
 from compute_agent.model.secrets import redacted
-from compute_agent.store import outbox
+from compute_agent.store import instances, outbox
 from compute_agent.store.database import Transaction
 
 _CAUSES = {Origin.CALLER: Cause.OPERATION, Origin.PEER: Cause.OPERATION, Origin.AGENT: Cause.HOST}
@@ -41,10 +41,12 @@ def ended(operation: Operation, error: errors.ComputeError | None, **changes: An
 
 def tell(tx: Transaction, kind: EventType, operation: Operation, **more: Any) -> None:
     """Write an event about ``operation``; its record is the event's data."""
+    uuid = operation.instance_uuid
     outbox.append(
         tx,
         kind,
-        instance_uuid=operation.instance_uuid,
+        instance=instances.find(tx, uuid) if uuid else None,
+        instance_uuid=uuid,
         operation_id=operation.operation_id,
         request_id=operation.context.get("request_id"),
         cause=_CAUSES[operation.origin],

@@ -7,11 +7,13 @@ the events of both are one commit: nobody ever sees one without the other.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from compute_agent.model import clock, decode, errors
+from compute_agent.conf import CONF
+from compute_agent.model import clock, decode, errors, secrets
 from compute_agent.model.arguments import Arguments
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
@@ -42,11 +44,12 @@ def begin(tx: Transaction, verb: Verb, operation_id: str, queued_ms: float) -> B
     interrupted = operation.state is OperationState.RUNNING
     try:
         arguments: Any = decode.arguments(journal.arguments(tx, operation_id), verb.arguments)
-        if interrupted and verb.recovery is Recovery.INTERRUPTED:
-            raise errors.Interrupted(f"a crash interrupted {verb.name}; whether it took effect is not known")
+        if interrupted:
+            _check_resumable(verb, operation)
         record = _find(tx, operation) if interrupted else admit(tx, verb, operation, arguments)
     except errors.ComputeError as error:
-        return Begun(end(tx, verb, operation, error))
+        left = ("what an earlier attempt did",) if interrupted else ()
+        return Begun(end(tx, verb, operation, error, left=left))
     if not interrupted and record is not None and record.state in verb.already:
         return Begun(end(tx, verb, operation, None, Outcome({"already": True}, state=record.state)))
     operation = msgspec.structs.replace(
@@ -59,6 +62,29 @@ def begin(tx: Transaction, verb: Verb, operation_id: str, queued_ms: float) -> B
     journal.update(tx, operation)
     telling.tell(tx, EventType.OPERATION_STARTED, operation)
     return Begun(operation, arguments, _enter(tx, verb, operation, record))
+
+
+def _check_resumable(verb: Verb, operation: Operation) -> None:
+    if verb.recovery is Recovery.INTERRUPTED:
+        raise errors.Interrupted(f"a crash interrupted {verb.name}; whether it took effect is not known")
+    if operation.attempts > CONF.journal.max_attempts:  # the last of them was to undo it
+        raise errors.Interrupted(f"{verb.name} was interrupted {operation.attempts} times")
+
+
+def generation_of(values: Mapping[str, Any]) -> int:
+    """Return the generation that a request's plain, checked arguments speak for; 0 if none."""
+    instance = values.get("instance") or {}
+    return max(values.get("generation") or 0, instance.get("generation") or 0)
+
+
+def timely(tx: Transaction, operation: Operation, values: Mapping[str, Any]) -> bool:
+    """Whether a request's generation and revision fit the record as it stands."""
+    record = _find(tx, operation)
+    if record is None or record.gone:
+        return True
+    revision = values.get("if_revision")
+    stale = values.get("generation") is not None and values["generation"] < record.generation
+    return not stale and revision in (None, record.revision)
 
 
 def _find(tx: Transaction, operation: Operation) -> InstanceRecord | None:
@@ -141,6 +167,8 @@ def _enter(
     known = instances.find(tx, record.uuid)
     if known is not None and known.state is verb.working:
         return known  # an interrupted operation: it was written then
+    if known is not None and known.gone:
+        instances.keep_tombstone(tx, known)
     state = change(record.state, verb.working)
     maker = operation.operation_id if verb.makes else record.operation_id
     record = instances.put(tx, msgspec.structs.replace(record, state=state, operation_id=maker))
@@ -158,8 +186,12 @@ def end(
     error: errors.ComputeError | None,
     outcome: Outcome | None = None,
     timing: Timing | None = None,
+    left: Sequence[str] = (),
 ) -> Operation:
-    """End an operation, write what it made of the instance, and tell both."""
+    """End an operation, write what it made of the instance, and tell both.
+
+    :param left: what a failed one has left behind and could not undo
+    """
     stored = journal.find(tx, operation.operation_id)
     if stored is not None and stored.ended:
         return stored
@@ -173,24 +205,41 @@ def end(
         timing=timing or operation.timing,
     )
     if began and operation.instance_uuid:
-        _settle(tx, verb, operation, error, outcome)
+        _settle(tx, verb, operation, error, outcome, left)
     journal.update(tx, operation)
     telling.tell_end(tx, operation)
     return operation
 
 
+def give_up(tx: Transaction, operation: Operation, error: errors.ComputeError) -> None:
+    """End an operation whose verb is not known; the instance's record stays as it is."""
+    operation = telling.ended(operation, error)
+    journal.update(tx, operation)
+    telling.tell_end(tx, operation)
+
+
 def _settle(
-    tx: Transaction, verb: Verb, operation: Operation, error: errors.ComputeError | None, outcome: Outcome
+    tx: Transaction,
+    verb: Verb,
+    operation: Operation,
+    error: errors.ComputeError | None,
+    outcome: Outcome,
+    left: Sequence[str],
 ) -> None:
     assert operation.instance_uuid is not None
     record = instances.find(tx, operation.instance_uuid)
-    if record is None and not (outcome.change and error is None):
+    tombstone = instances.take_tombstone(tx, operation.instance_uuid) if verb.makes else None
+    if error is None:
+        if record is not None or outcome.change:
+            _settle_success(tx, operation, record, outcome)
+    elif record is None:
         return
-    if error is not None:
-        assert record is not None
+    elif verb.on_failure is not OnFailure.REMOVE:
         _settle_failure(tx, verb, operation, record, error)
+    elif left:
+        _settle_remains(tx, operation, record, error, left)
     else:
-        _settle_success(tx, operation, record, outcome)
+        _settle_removal(tx, operation, record, tombstone)
 
 
 def _settle_success(
@@ -205,7 +254,10 @@ def _settle_success(
         record = outcome.change(record)  # type: ignore[arg-type]
     assert record is not None
     if outcome.gone:
-        record = instances.put(tx, msgspec.structs.replace(record, state=InstanceState.GONE, error=None))
+        record = msgspec.structs.replace(
+            record, state=InstanceState.GONE, instance=secrets.without(record.instance), error=None
+        )
+        record = instances.put(tx, record)
         telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
         return
     state = change(record.state, outcome.state) if outcome.state else _followed(record, outcome.follow)
@@ -220,10 +272,6 @@ def _settle_success(
 def _settle_failure(
     tx: Transaction, verb: Verb, operation: Operation, record: InstanceRecord, error: errors.ComputeError
 ) -> None:
-    if verb.on_failure is OnFailure.REMOVE:
-        instances.remove(tx, record.uuid)
-        telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
-        return
     state = _followed(record)
     unfit = verb.on_failure is OnFailure.ERROR and not isinstance(error, errors.Cancelled)
     if unfit and state is not InstanceState.ACTIVE:
@@ -232,6 +280,31 @@ def _settle_failure(
     changed = msgspec.structs.replace(record, state=change(record.state, state), error=reason)
     if changed != record:
         telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, changed), operation)
+
+
+def _settle_removal(
+    tx: Transaction, operation: Operation, record: InstanceRecord, tombstone: InstanceRecord | None
+) -> None:
+    """Nothing came to be: what stood there before, if anything, stands again."""
+    if tombstone is not None:
+        instances.put(tx, tombstone)
+    else:
+        instances.remove(tx, record.uuid)
+    telling.tell_record(tx, EventType.INSTANCE_REMOVED, record, operation)
+
+
+def _settle_remains(
+    tx: Transaction,
+    operation: Operation,
+    record: InstanceRecord,
+    error: errors.ComputeError,
+    left: Sequence[str],
+) -> None:
+    """Something is left at the hypervisor or on its disks: the record stays, so that it can be destroyed."""
+    hint = f"not undone: {', '.join(left)}; destroy removes what is left"
+    reason = msgspec.structs.replace(error.to_error(), hint=hint)
+    changed = msgspec.structs.replace(record, state=change(record.state, InstanceState.ERROR), error=reason)
+    telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, changed), operation)
 
 
 SHOWN_BY = {state: power for power, state in FOLLOWED.items() if power is not PowerState.CRASHED}

@@ -43,6 +43,7 @@ class Arrival:
     request: envelope.Request | None = None
     refusal: errors.ComputeError | None = None
     readable: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    proposal: acceptance.Proposal | None = None
 
 
 class Server:
@@ -57,6 +58,7 @@ class Server:
         self._replier = Replier(transport)
         self._decoders = concurrency.NativePool("decode", 1)
         self._places = concurrency.Semaphore(QUESTIONS_AT_ONCE)
+        self._hypervisor_places = concurrency.Semaphore(QUESTIONS_AT_ONCE)
         self._stopped = concurrency.Event()
         self.consumer = Consumer(transport, server=manager.identity.host, on_batch=self.on_batch)
 
@@ -73,59 +75,63 @@ class Server:
         """Take in what has arrived."""
         failpoints.hit("rpc.batch")
         arrivals = [self._read(message) for message in messages]
-        proposals = {
-            number: proposal
-            for number, arrival in enumerate(arrivals)
-            if (proposal := self._proposal(arrival)) is not None
-        }
-        arrivals = [self._misuse(arrival) for arrival in arrivals]
-        refused = [arrival for arrival in arrivals if arrival.refusal is not None]
         try:
-            accepted = (
-                self._manager.engine.accept(proposals.values(), lambda tx: _reject(tx, refused))
-                if (proposals or refused)
-                else []
-            )
+            accepted = self._journal(arrivals)
         except errors.ComputeError as error:
             self._state_is_full(messages, error)
             return
+        except Exception as error:
+            if len(messages) > 1:
+                LOG.warning("a batch could not be journalled, its messages are taken one by one: %r", error)
+                for message in messages:
+                    self.on_batch([message])
+                return
+            LOG.exception("a message could not be journalled; it is rejected")
+            arrivals = [dataclasses.replace(arrivals[0], refusal=errors.unexpected(error), proposal=None)]
+            accepted = self._journal(arrivals)
         failpoints.hit("rpc.ack.before")
         for message in messages:
             message.ack()
         failpoints.hit("rpc.ack.after")
-        self._answer(arrivals, dict(zip(proposals, accepted, strict=True)))
+        self._answer(arrivals, accepted)
+
+    def _journal(self, arrivals: list[Arrival]) -> dict[int, acceptance.Accepted]:
+        """Write what is asked, and what is refused, in one commit; return what was accepted by its place."""
+        proposals = {number: arrival.proposal for number, arrival in enumerate(arrivals) if arrival.proposal}
+        refused = [arrival for arrival in arrivals if arrival.refusal is not None]
+        if not proposals and not refused:
+            return {}
+        accepted = self._manager.engine.accept(proposals.values(), lambda tx: _reject(tx, refused))
+        return dict(zip(proposals, accepted, strict=True))
 
     # --- reading ---------------------------------------------------------------------------------------
 
     def _read(self, message: RawMessage) -> Arrival:
         if message.size > LARGE_BYTES:
-            return self._decoders.call(read, message)
-        return read(message)
+            return self._decoders.call(self._arrival, message)
+        return self._arrival(message)
 
-    def _misuse(self, arrival: Arrival) -> Arrival:
+    def _arrival(self, message: RawMessage) -> Arrival:
+        """Read a message and check what it asks."""
+        arrival = read(message)
         request = arrival.request
-        if request is None or arrival.refusal is not None:
+        if request is None:
             return arrival
-        if request.method in QUESTIONS and not request.reply_q:
-            error: errors.ComputeError = errors.InvalidArguments(
-                f"{request.method} is a question: it is asked by call"
-            )
-        elif request.method not in QUESTIONS and operation_id_of(request) is None:
-            error = errors.InvalidArguments("operation_id is not a UUID, and there is no other identity")
-        else:
-            return arrival
-        return dataclasses.replace(arrival, refusal=error, readable={"method": request.method[:64]})
-
-    def _proposal(self, arrival: Arrival) -> acceptance.Proposal | None:
-        request = arrival.request
-        if request is None or arrival.refusal or request.method in QUESTIONS:
-            return None
+        readable = {"method": request.method[:64]}
+        if request.method in QUESTIONS:
+            if request.reply_q:
+                return arrival
+            misuse = errors.InvalidArguments(f"{request.method} is a question: it is asked by call")
+            return dataclasses.replace(arrival, refusal=misuse, readable=readable)
         operation_id = operation_id_of(request)
         if operation_id is None:
-            return None
-        verb = self._manager.table.get(request.method)
+            nobody = errors.InvalidArguments("operation_id is not a UUID, and there is no other identity")
+            return dataclasses.replace(arrival, refusal=nobody, readable=readable)
+        return dataclasses.replace(arrival, readable=readable, proposal=self._proposal(request, operation_id))
+
+    def _proposal(self, request: envelope.Request, operation_id: str) -> acceptance.Proposal:
         return acceptance.propose(
-            verb,
+            self._manager.table.get(request.method),
             request.method,
             operation_id,
             {**request.args, "operation_id": operation_id},
@@ -142,10 +148,22 @@ class Server:
                 if request is not None and request.reply_q:
                     concurrency.spawn(self._reply_record, request, accepted[number])
             elif request is not None and request.method in QUESTIONS and arrival.refusal is None:
-                self._places.acquire()
-                concurrency.spawn(self._reply_question, request)
+                self._ask(request)
             elif arrival.refusal is not None:
                 self._reply_refusal(arrival)
+
+    def _ask(self, request: envelope.Request) -> None:
+        """Answer a question in a greenthread of its own.
+
+        Those that the record answers wait for a place, since they soon get one. Those that the hypervisor
+        answers do not: it may hang, and nothing else may wait for it.
+        """
+        places = self._places if request.method in questions.FROM_RECORD else self._hypervisor_places
+        if places.acquire(blocking=places is self._places):
+            concurrency.spawn(self._reply_question, request, places)
+        else:
+            busy = errors.HostBusy("too many questions wait for the hypervisor", retry_after_s=5.0)
+            concurrency.spawn(self._reply, request.reply_q, request.msg_id, error=busy)
 
     def _reply_record(self, request: envelope.Request, accepted: acceptance.Accepted) -> None:
         operation = accepted.operation
@@ -160,7 +178,7 @@ class Server:
             record = msgspec.to_builtins(self._manager.engine.overlay(operation))
             self._reply(request.reply_q, request.msg_id, result=record)
 
-    def _reply_question(self, request: envelope.Request) -> None:
+    def _reply_question(self, request: envelope.Request, places: concurrency.Semaphore) -> None:
         try:
             answer = questions.ask(self._manager, request.method, request.args)
             self._reply(request.reply_q, request.msg_id, result=answer)
@@ -168,10 +186,9 @@ class Server:
             self._reply(request.reply_q, request.msg_id, error=error)
         except Exception as error:
             LOG.exception("question %s was not answered", request.method)
-            internal = errors.Internal(f"{type(error).__name__}: {error}")
-            self._reply(request.reply_q, request.msg_id, error=internal)
+            self._reply(request.reply_q, request.msg_id, error=errors.unexpected(error))
         finally:
-            self._places.release()
+            places.release()
 
     def _reply_refusal(self, arrival: Arrival) -> None:
         reply_q, msg_id = arrival.readable.get("reply_q"), arrival.readable.get("msg_id")

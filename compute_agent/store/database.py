@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from compute_agent import concurrency, failpoints
 from compute_agent.model import errors
+from compute_agent.model.event import Event
 from compute_agent.store import schema
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection, identity: Identity | None) -> None:
         self._connection = connection
         self._identity = identity
-        self.last_seq: int | None = None
+        self.told: list[Event] = []
+        """The events that were written, in order."""
 
     @property
     def identity(self) -> Identity:
@@ -75,7 +77,7 @@ class Pending(Generic[T]):
         self.ended = concurrency.Event()
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.last_seq: int | None = None
+        self.told: list[Event] = []
 
     def wait(self) -> T:
         """Return what the function returned, after the commit.
@@ -100,7 +102,7 @@ class Store:
     def __init__(self, path: str) -> None:
         self.path = path
         self.identity: Identity | None = None
-        self.on_events: Callable[[], object] = lambda: None
+        self.on_events: Callable[[list[Event]], object] = lambda events: None
         self.failing: errors.ComputeError | None = None
         self._connection = _connect(path)
         schema.upgrade(self._connection)
@@ -133,11 +135,13 @@ class Store:
         return self._readers.call(lambda: function(Transaction(self._reader, self.identity)))
 
     def close(self) -> None:
-        """Commit what was handed in, and close the file."""
+        """Commit what was handed in, and close the file; its log, which may hold secrets, goes then."""
         self.submit(lambda tx: None).wait()
         self._worker.close()
         self._readers.close()
         self._inbox.close()
+        self._reader.close()
+        self._connection.close()
 
     # --- in the native thread ---------------------------------------------------------------------
 
@@ -159,7 +163,7 @@ class Store:
         transaction = Transaction(self._connection, self.identity)
         try:
             pending.result = pending.function(transaction)
-            pending.last_seq = transaction.last_seq
+            pending.told = transaction.told
         except sqlite3.OperationalError:
             raise  # the disk, not the function: the whole group fails
         except Exception as error:
@@ -181,8 +185,9 @@ class Store:
         self.failing = last if isinstance(last, errors.DiskFull) else None
         for pending in batch:
             pending.ended.set()
-        if any(pending.last_seq is not None for pending in batch):
-            self.on_events()
+        told = [event for pending in batch if pending.error is None for event in pending.told]
+        if told:
+            self.on_events(told)
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -194,6 +199,7 @@ def _connect(path: str) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 1000")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # the default of Debian's build only
     return connection
 
 

@@ -57,7 +57,8 @@ class StateDirectory:
     def open(self, host_name: str) -> Store:
         """Open the state file as ``host_name``'s.
 
-        :raises Unusable: if it was made for another host, or by a later release
+        :raises Unusable: if it was made for another host, or can't be opened now (no room, no right, in use)
+        :raises schema.TooNew: if a later release wrote it
         """
         store, reset = self._open_or_replace()
         store.identity = store.write(lambda tx: host.identify(tx, host_name, self._host_id()))
@@ -87,6 +88,8 @@ class StateDirectory:
             if existed and store.read(lambda tx: host.get(tx, CLEAN)) != "1":
                 check(str(path))
         except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise Unusable(f"the state file {path} can't be opened: {error}") from error
             LOG.error("the state file %s is damaged (%s): it is kept aside, and made anew", path, error)
             self._set_aside()
             return Store(str(path)), f"damaged: {error}"
@@ -111,6 +114,12 @@ class StateDirectory:
         temporary = self.path / (HOST_ID_FILE + ".new")
         temporary.write_text(host_id + "\n")
         temporary.rename(self.path / HOST_ID_FILE)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is at fault, and not what is around it: room, rights, another process."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_IOERR_SHORT_READ or not isinstance(error, sqlite3.OperationalError)
 
 
 def _begin(tx: Transaction, reset: str | None) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from compute_agent.model import clock, errors
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState
+from compute_agent.store import host
 from compute_agent.store.database import Transaction
 
 _decode = msgspec.json.Decoder(InstanceRecord).decode
@@ -76,6 +77,21 @@ def refuse_taken_name(tx: Transaction, record: InstanceRecord) -> None:
 def remove(tx: Transaction, uuid: str) -> None:
     """Strike a record without a tombstone: for what never came to be."""
     tx.execute("DELETE FROM instances WHERE uuid = ?", uuid)
+
+
+def keep_tombstone(tx: Transaction, record: InstanceRecord) -> None:
+    """Put a tombstone aside while an instance of the same uuid is made."""
+    host.put(tx, f"tombstone {record.uuid}", msgspec.json.encode(record).decode())
+
+
+def take_tombstone(tx: Transaction, uuid: str) -> InstanceRecord | None:
+    """Return the tombstone that was put aside, and keep it no longer; None if there was none."""
+    key = f"tombstone {uuid}"
+    kept = host.get(tx, key)
+    if kept is None:
+        return None
+    host.drop(tx, key)
+    return _decode(kept)
 
 
 def every(tx: Transaction) -> list[InstanceRecord]:

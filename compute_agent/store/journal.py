@@ -45,13 +45,18 @@ def remember(tx: Transaction, operation_id: str, digest: bytes, unique_id: str |
     )
 
 
-def cancel_in_advance(tx: Transaction, operation_id: str) -> None:
-    """Leave a tombstone: when an operation of this id comes, it ends cancelled."""
+def cancel_in_advance(tx: Transaction, operation_id: str) -> bool:
+    """Leave a tombstone: when an operation of this id comes, it ends cancelled.
+
+    :return: False if it has come already
+    """
     tx.execute(
         "INSERT OR IGNORE INTO operation_ids (operation_id, seen_at, cancelled) VALUES (?, ?, 1)",
         operation_id,
         clock.timestamp(),
     )
+    known = seen(tx, operation_id)
+    return known is not None and known.digest is None
 
 
 def append(tx: Transaction, operation: Operation, arguments: dict[str, Any] | None) -> int:
@@ -99,9 +104,16 @@ def arguments(tx: Transaction, operation_id: str) -> dict[str, Any]:
     return values
 
 
-def live(tx: Transaction) -> list[Operation]:
-    """Return all operations that have not ended, in the order in which they came."""
-    rows = tx.rows("SELECT record FROM operations WHERE state IN ('accepted', 'running') ORDER BY position")
+def live(tx: Transaction, after: str = "") -> list[Operation]:
+    """Return all operations that have not ended, in the order in which they came.
+
+    :param after: only those that came after the operation of this id
+    """
+    rows = tx.rows(
+        "SELECT record FROM operations WHERE state IN ('accepted', 'running') AND position >"
+        " coalesce((SELECT position FROM operations WHERE operation_id = ?), 0) ORDER BY position",
+        after,
+    )
     return [_decode(row[0]) for row in rows]
 
 

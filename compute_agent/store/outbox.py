@@ -58,7 +58,7 @@ def append(
         msgspec.json.encode(event),
     )
     assert cursor.lastrowid is not None
-    tx.last_seq = cursor.lastrowid
+    tx.told.append(msgspec.structs.replace(event, seq=cursor.lastrowid))
     return cursor.lastrowid
 
 

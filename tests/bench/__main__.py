@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from tests.bench import daemon, machine, messaging, report, spawning
 from tests.bench.figures import Result
 from tests.bench.parts import Parts
-from tests.rig.process import RigError
 
 BENCHES: dict[str, Callable[[Parts, bool], list[Result]]] = {
     "spawn": spawning.one_by_one,
@@ -51,9 +50,9 @@ def _run(parts: Parts, names: Sequence[str], quick: bool) -> tuple[list[Result],
         print(f"{name} …", end="", file=sys.stderr, flush=True)
         try:
             results += BENCHES[name](parts, quick)
-        except RigError as error:
+        except Exception as error:  # of whatever kind: what the others found is worth showing
             complete = False
-            print(f" failed: {error}", file=sys.stderr)
+            print(f" failed: {type(error).__name__}: {error}", file=sys.stderr)
         else:
             print(f" {time.monotonic() - began:.0f} s", file=sys.stderr)
     return results, complete

@@ -21,7 +21,7 @@ from tests.rig.instance import describe
 from tests.rig.receiver import Receiver
 
 AT_ONCE = 20
-_TURNS = 3
+_TURNS = 5
 _DEFAULTS = {"max_concurrent_builds": AT_ONCE, "report_interval": 1}
 
 
@@ -82,7 +82,7 @@ def one_by_one(parts: Parts, quick: bool) -> list[Result]:
     spawned: list[Performed] = []
     with bed(parts) as ours, connections(ours.hypervisor, 1) as (connection,):
         _floor(ours, connection)  # not counted: the first time costs more
-        for _ in range(4 if quick else 8):
+        for _ in range(2 if quick else 9):
             mine, bare = [], []
             for _ in range(_TURNS):
                 (one,) = ours.spawn(1)
@@ -124,7 +124,7 @@ def at_once(parts: Parts, quick: bool) -> list[Result]:
         connections(ours.hypervisor, AT_ONCE) as many,
         Lateness() as lateness,
     ):
-        for number in range(1 if quick else 3):
+        for number in range(1 if quick else 5):
             if number % 2:
                 _floor_at_once(ours, many, result)
             parted.append(_ours_at_once(ours, result, hub, lateness))

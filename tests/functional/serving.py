@@ -65,7 +65,7 @@ class Served:
         return dict(self.sender.call("get_instance", instance_uuid=uuid))
 
     def left_of(self, uuid: str) -> list[str]:
-        """What an onlooker finds of an instance that should not be: on record, hypervisor, disk, in processes."""
+        """What an onlooker finds of an instance that should not be: on record, at the hypervisor, on disk."""
         found = ["record"] if uuid in self.sender.call("list_instance_uuids")["uuids"] else []
         found += ["domain"] if uuid in self.hypervisor.domains() else []
         found += [f"process {pid}" for pid in _processes() if any(uuid in part for part in command_line(pid))]

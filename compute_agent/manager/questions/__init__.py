@@ -20,6 +20,9 @@ MODULES = (records, happened, host, guests, planning)
 TABLE: Mapping[str, Answer] = {name: answer for module in MODULES for name, answer in module.ANSWERS.items()}
 """Every question and the function that answers it."""
 
+FROM_RECORD = frozenset(records.ANSWERS) | {"ping", "get_version", "get_events"}
+"""Questions that the state file answers, whatever the hypervisor does."""
+
 if missing := QUESTIONS.keys() - TABLE.keys():
     raise ValueError(f"questions without an answer: {', '.join(sorted(missing))}")
 
@@ -33,7 +36,5 @@ def ask(manager: Manager, name: str, values: Mapping[str, Any]) -> dict[str, Any
     if name not in TABLE:
         raise errors.UnknownVerb(f"unknown question: {name[:64]}")
     arguments = decode.arguments(values, QUESTIONS[name])
-    answer = TABLE[name](manager, arguments)
-    if "as_of" not in answer:
-        answer["as_of"] = manager.store.read(as_of)
-    return answer
+    before = manager.store.read(as_of)  # what happens meanwhile may be in the answer, and is told after it
+    return {"as_of": before, **TABLE[name](manager, arguments)}

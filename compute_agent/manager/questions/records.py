@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from compute_agent.manager.manager import Manager, as_of
+from compute_agent.manager.manager import Manager
+from compute_agent.manager.questions.paging import page_of
 from compute_agent.model import clock, errors, questions
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Lane, Operation
@@ -30,13 +31,8 @@ def list_instances(manager: Manager, asked: questions.ListInstances) -> dict[str
             marker=asked.marker,
             limit=asked.limit + 1,
         )
-        page = found[: asked.limit]
-        more = len(found) > asked.limit
-        return {
-            "instances": [_chosen(record, asked.fields) for record in page],
-            "next_marker": page[-1].uuid if more else None,
-            "as_of": as_of(tx),
-        }
+        page, more = page_of([_chosen(record, asked.fields) for record in found], asked.limit)
+        return {"instances": page, "next_marker": page[-1]["uuid"] if more else None}
 
     return manager.store.read(read)
 
@@ -87,11 +83,8 @@ def list_operations(manager: Manager, asked: questions.ListOperations) -> dict[s
             limit=asked.limit + 1,
         )
     )
-    page = found[: asked.limit]
-    return {
-        "operations": [_plain(manager, operation) for operation in page],
-        "next_marker": page[-1].operation_id if len(found) > asked.limit else None,
-    }
+    page, more = page_of([_plain(manager, operation) for operation in found], asked.limit)
+    return {"operations": page, "next_marker": page[-1]["operation_id"] if more else None}
 
 
 def explain(manager: Manager, asked: questions.AboutInstance) -> dict[str, Any]:

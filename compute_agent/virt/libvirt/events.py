@@ -27,6 +27,7 @@ LOG = logging.getLogger(__name__)
 
 EVENT_PATIENCE_S = 3.0
 """How long a member waits for an event that should have come, before it looks for itself."""
+LOOKS = 3
 
 STARTED = virt_event.EVENT_LIFECYCLE_STARTED
 STOPPED = virt_event.EVENT_LIFECYCLE_STOPPED
@@ -161,7 +162,10 @@ class Relay:
 
     def prime(self, states: dict[str, int]) -> None:
         """Take over what state (libvirt's number) each domain is in, without telling anyone."""
+        before = self._runs
         self._runs = {uuid: _RUN_BY_STATE.get(state, Run.OFF) for uuid, state in states.items()}
+        # Of those that a verb works on the news is still to come: it would be taken for known.
+        self._runs |= {uuid: before[uuid] for uuid in self._expected if uuid in before}
         self._shutdown_by.clear()
 
     def handle(self, raw: RawEvent) -> None:
@@ -185,18 +189,26 @@ class Relay:
         self._expected.setdefault(uuid, []).append(expectation)
         try:
             yield expectation
-            if expectation.begun and not expectation.seen.wait(EVENT_PATIENCE_S):
-                self._make_up(uuid, expectation, is_so)
+            if expectation.begun:
+                self._await(uuid, expectation, is_so)
         finally:
             self._expected[uuid].remove(expectation)
             if not self._expected[uuid]:
                 del self._expected[uuid]
 
-    def _make_up(self, uuid: str, expectation: Expectation, is_so: Callable[[], bool]) -> None:
-        so = is_so()
-        if so and not expectation.seen.is_set():
-            LOG.info("libvirt did not tell that %s happened to %s", expectation.transition, uuid)
-            self._tell(uuid, _tells(expectation.transition, "found to be so"))
+    def _await(self, uuid: str, expectation: Expectation, is_so: Callable[[], bool]) -> None:
+        """Wait for an event; look now and then whether it is so already, and make the event up then.
+
+        A libvirtd that was started again shows guests that run as paused until it has found them all.
+        """
+        for _ in range(LOOKS):
+            if expectation.seen.wait(EVENT_PATIENCE_S):
+                return
+            if is_so() and not expectation.seen.is_set():
+                LOG.info("libvirt did not tell that %s happened to %s", expectation.transition, uuid)
+                self._tell(uuid, _tells(expectation.transition, "found to be so"))
+                return
+        LOG.warning("that %s happened to %s was neither told nor seen", expectation.transition, uuid)
 
     def _apply(self, raw: RawEvent) -> None:
         rule = _RULES.get((raw.event, raw.detail)) or _RULES.get((raw.event, _ANY), _NOISE)

@@ -21,7 +21,7 @@ from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
 IMAGE = Path("/images/any.qcow2")
-HANGS = {"fake": {"faults": ["suspend=hang"]}}
+HANGS = "suspend=hang"
 """Whoever suspends a guest of this agent waits for ever."""
 
 
@@ -56,11 +56,15 @@ class Ctl:
 
 
 @pytest.fixture(scope="module")
-def ctl(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Ctl]:
+def ctl(
+    request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ctl]:
+    """An agent whose guests are not real, and outlive it."""
     shown = request.config.stash[PARTS]
+    fake = {"faults": HANGS, "ledger": tmp_path_factory.mktemp("fake") / "ledger"}
     with (
         Receiver(broker.transport_url) as receiver,
-        Agent(broker, sections=HANGS) as agent,
+        Agent(broker, sections={"fake": fake}) as agent,
         Sender(broker.transport_url, agent.host) as sender,
     ):
         shown.append(agent)
@@ -74,7 +78,9 @@ def ctl(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Ctl]:
 def test_events_since_a_moment_are_those_that_came_after_it(ctl: Ctl) -> None:
     since = ctl.sender.call("ping")["as_of"]["seq"]
     instance = ctl.spawn()
-    heard = [event for event in ctl.receiver.distinct() if event["host"] == ctl.agent.host and event["seq"] > since]
+    heard = [
+        event for event in ctl.receiver.distinct() if event["host"] == ctl.agent.host and event["seq"] > since
+    ]
     shown = ctl("--format", "json", "events", "--since", str(since))
     assert shown.status == 0
     assert [json.loads(line) for line in shown.out.splitlines()] == heard
@@ -97,7 +103,7 @@ def test_events_are_followed_until_a_signal_and_taken_from_nobody(
     ctl: Ctl, running: Callable[..., Running], number: signal.Signals
 ) -> None:
     follower = running(*ctl.where, "events", "--follow", "--since", "0", "--interval", "0.1")
-    follower.wait_for("host.")
+    follower.wait_for(ctl.spawn())
     instance = ctl.spawn()
     told = follower.wait_for(f"instance.updated  instance={instance}")
     assert instance in told
@@ -108,8 +114,10 @@ def test_events_are_followed_until_a_signal_and_taken_from_nobody(
 
 
 def test_a_follower_survives_a_restart_of_the_agent(ctl: Ctl, running: Callable[..., Running]) -> None:
-    follower = running(*ctl.where, "--timeout", "1", "events", "--follow", "--since", "0", "--interval", "0.1")
-    follower.wait_for("host.")
+    follower = running(
+        *ctl.where, "--timeout", "1", "events", "--follow", "--since", "0", "--interval", "0.1"
+    )
+    follower.wait_for(ctl.spawn())
     ctl.agent.stop()
     follower.wait_for("trying again")
     ctl.agent.start()
@@ -127,7 +135,7 @@ def test_operations_are_listed_and_shown(ctl: Ctl) -> None:
     listed = ctl.json("operations", "list", "--instance", instance)["operations"]
     assert [(one["verb"], one["state"]) for one in listed] == [("spawn", "succeeded")]
     shown = ctl.json("operations", "show", listed[0]["operation_id"])
-    assert shown["operation"]["timing"]["steps"]
+    assert shown["timing"]["steps"]
     assert ctl.json("operations", "list", "--verb", "dance")["operations"] == []
     plain = ctl("operations", "list", "--state", "succeeded", "--limit", "1")
     assert listed[0]["operation_id"] in plain.out
@@ -138,7 +146,9 @@ def test_an_operation_that_is_cancelled_meanwhile_ends_with_status_3(
 ) -> None:
     instance = ctl.spawn()
     waiting = running(*ctl.where, "suspend", instance, "--wait")
-    started = ctl.receiver.wait_for(type="operation.started", instance_uuid=instance, predicate=_is("suspend"))
+    started = ctl.receiver.wait_for(
+        type="operation.started", instance_uuid=instance, predicate=_is("suspend")
+    )
     waiting.wait_for("running")
     watching = running(*ctl.where, "operations", "watch", started["operation_id"])
     watching.wait_for("running")
@@ -162,10 +172,10 @@ def test_who_waits_no_longer_ends_with_status_4_and_the_operation_goes_on(ctl: C
     assert ctl.receiver.end_of(live["operation_id"])["type"] == "operation.cancelled"
 
 
-def test_an_operation_past_its_deadline_failed(ctl: Ctl) -> None:
+def test_an_operation_past_its_deadline_ends_with_status_4(ctl: Ctl) -> None:
     instance = ctl.spawn()
     done = ctl("suspend", instance, "--timeout-s", "0.5", "--wait")
-    assert done.status == 1
+    assert done.status == 4
     assert "Timeout: " in done.err
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.functional.ctl.conftest import Done, run
 from tests.functional.serving import Served
-from tests.rig.broker import Broker
 from tests.rig import domain
+from tests.rig.broker import Broker
 
 
 class Ctl:
@@ -91,9 +91,7 @@ def test_verbs_on_the_host_from_the_command_line(ctl: Ctl, served: Served) -> No
     connection = served.hypervisor.connect()
     connection.defineXML(xml)
     connection.close()
-    (found,) = [
-        orphan["id"] for orphan in ctl.json("list-orphans")["orphans"] if stranger in orphan["id"]
-    ]
+    (found,) = [orphan["id"] for orphan in ctl.json("list-orphans")["orphans"] if stranger in orphan["id"]]
     assert ctl("destroy-orphan", found, "--wait").status == 0
     assert stranger not in served.hypervisor.domains()
     assert ctl("set-host-enabled", "--no-enabled", "--reason", "maintenance", "--wait").status == 0
@@ -154,11 +152,17 @@ def test_a_hint_is_shown_below_the_error(ctl: Ctl, served: Served) -> None:
         (["get-instance", str(uuid.uuid4())], "InstanceNotFound", 1),
         (["operations", "show", str(uuid.uuid4())], "OperationNotFound", 1),
         (["--host", "nobody", "--timeout", "3", "ping"], "HostNotFound", 1),
-        (["--transport-url", "rabbit://guest:guest@127.0.0.1:1/", "--timeout", "3", "ping"], "BrokerUnavailable", 1),
+        (
+            ["--transport-url", "rabbit://guest:guest@127.0.0.1:1/", "--timeout", "3", "ping"],
+            "BrokerUnavailable",
+            1,
+        ),
     ],
     ids=["arguments", "instance", "operation", "host", "broker"],
 )
-def test_what_goes_wrong_is_told_in_a_typed_line(ctl: Ctl, arguments: list[str], code: str, status: int) -> None:
+def test_what_goes_wrong_is_told_in_a_typed_line(
+    ctl: Ctl, arguments: list[str], code: str, status: int
+) -> None:
     plain = ctl(*arguments)
     assert (plain.status, plain.out) == (status, "")
     assert plain.err.startswith(f"{code}: ")
@@ -191,13 +195,25 @@ def test_every_question_is_answered(ctl: Ctl, served: Served, guest: str, tmp_pa
         "get_info": [guest],
     }
     about_instance = {
-        "get_instance", "explain", "get_console_output", "get_vnc_console", "get_spice_console",
-        "get_serial_console", "get_diagnostics", "get_instance_diagnostics", "get_instance_disk_info",
+        "get_instance",
+        "explain",
+        "get_console_output",
+        "get_vnc_console",
+        "get_spice_console",
+        "get_serial_console",
+        "get_diagnostics",
+        "get_instance_diagnostics",
+        "get_instance_disk_info",
         "get_migration_status",
     }
     questions = ctl.json("get-version")["questions"]
     lines = [
-        ["--format", "json", name.replace("_", "-"), *arguments.get(name, [guest] if name in about_instance else [])]
+        [
+            "--format",
+            "json",
+            name.replace("_", "-"),
+            *arguments.get(name, [guest] if name in about_instance else []),
+        ]
         for name in questions
     ]
     unanswered = {}
@@ -209,7 +225,15 @@ def test_every_question_is_answered(ctl: Ctl, served: Served, guest: str, tmp_pa
     allowed = {"UnsupportedOperation", "InvalidArguments"}
     assert set(unanswered.values()) <= allowed, unanswered
     assert unanswered.keys().isdisjoint(
-        {"ping", "get_version", "get_instance", "list_instances", "list_instance_uuids", "get_info", "explain"}
+        {
+            "ping",
+            "get_version",
+            "get_instance",
+            "list_instances",
+            "list_instance_uuids",
+            "get_info",
+            "explain",
+        }
         | {"get_operation", "list_operations", "get_events", "get_snapshot", "list_orphans", "plan", "verify"}
         | {"get_available_resource", "get_host_uptime", "get_console_output", "get_per_instance_usage"}
     ), unanswered
@@ -217,7 +241,13 @@ def test_every_question_is_answered(ctl: Ctl, served: Served, guest: str, tmp_pa
 
 def test_answers_for_people(ctl: Ctl, served: Served, guest: str) -> None:
     served.guest(guest).wait_console("Hello")
-    asked = [["get-instance", guest], ["get-console-output", guest], ["list-instances"], ["ping"], ["top", "--once"]]
+    asked = [
+        ["get-instance", guest],
+        ["get-console-output", guest],
+        ["list-instances"],
+        ["ping"],
+        ["top", "--once"],
+    ]
     instance, console, listed, ping, top = ctl.all(asked)
     assert {done.status for done in (instance, console, listed, ping, top)} == {0}
     assert "active" in instance.out

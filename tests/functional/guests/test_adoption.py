@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domains that are on nobody's record: shown, adopted, forgotten, removed when asked by name; and read back."""
+"""Domains that are on nobody's record: shown, adopted, forgotten, removed when named; and read back."""
 
 from __future__ import annotations
 

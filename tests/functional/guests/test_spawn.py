@@ -36,12 +36,12 @@ def bridge() -> Iterator[str]:
 
 def kernel(greeting: bytes) -> bytes:
     """A kernel by the oldest Linux boot protocol: says `greeting` and its command line on the serial port."""
-    remember_stack = bytes.fromhex("89e3")  # the loader puts the command line 16 bytes above it
-    say_greeting = bytes.fromhex("1e 0e1f be2e00 e80b00 1f")  # ds = cs; si = greeting; call say; ds as it was
+    begin = bytes.fromhex("fa 89e3")  # no interrupts; bx = sp: the command line is 16 bytes above it
+    say_greeting = bytes.fromhex("1e 0e1f be2f00 e80b00 1f")  # ds = cs; si = greeting; call say; ds as it was
     say_cmdline = bytes.fromhex("8d7710 e80400")  # si = bx + 16; call say
     stop = bytes.fromhex("fa f4 ebfd")
     say = bytes.fromhex("ac 84c0 7412 88c4 bafd03 ec a820 74fb 88e0 baf803 ee ebe9 c3")
-    code = remember_stack + say_greeting + say_cmdline + stop + say + greeting + b"\0"
+    code = begin + say_greeting + say_cmdline + stop + say + greeting + b"\0"
     return (bytes(512) + code).ljust(4096, b"\0")
 
 

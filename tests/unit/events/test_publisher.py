@@ -110,3 +110,20 @@ def test_after_a_restart_only_what_was_not_sent_is_sent(store: Store) -> None:
     wait_sent(publisher, 5)
     publisher.stop()
     assert broker.got == [4, 5]
+
+
+def test_more_events_than_are_kept_in_memory_are_read_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compute_agent.events.publisher.FRESH_LIMIT", 5)
+    broker = Broker()
+    broker.up = False
+    publisher = Publisher(store, broker)
+    publisher.start()
+    tell(store, 250)
+    broker.up = True
+    wait_sent(publisher, 250)
+    tell(store, 3)
+    wait_sent(publisher, 253)
+    publisher.stop()
+    assert broker.got == list(range(1, 254))

@@ -56,9 +56,10 @@ class House:
         os.close(self.directory._lock)
         self.start()
 
-    def ask(self, verb: str, **values: Any) -> str:
+    def ask(self, verb: str, *, context: dict[str, Any] | None = None, **values: Any) -> str:
         operation_id = values.setdefault("operation_id", str(uuid.uuid4()))
-        self.manager.engine.accept([propose(TABLE[verb], verb, operation_id, values, unique_id=operation_id)])
+        about = {"unique_id": operation_id, "context": context or {}}
+        self.manager.engine.accept([propose(TABLE[verb], verb, operation_id, values, **about)])
         return str(operation_id)
 
     def do(self, verb: str, **values: Any) -> Operation:

@@ -81,6 +81,7 @@ def test_a_destroy_for_an_older_placement_cancels_nothing(rig: Rig) -> None:
     spawn = rig.ask("spawn", instance=instance(generation=2))
     concurrency.sleep(0.05)
     stale = rig.ask("destroy", instance_uuid=UUID, generation=1)
+    concurrency.sleep(0.05)
     gate.set()
     assert rig.end_of(spawn).state is O.SUCCEEDED
     refused = rig.end_of(stale)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_agent import concurrency
 from compute_agent.model import clock, errors
 from compute_agent.model.event import EventType
 from compute_agent.store import host, outbox
@@ -53,13 +52,15 @@ def test_a_reader_sees_only_what_is_committed(store: Store) -> None:
         store.read(tell)
 
 
-def test_new_events_wake_whoever_publishes_them(store: Store) -> None:
-    woken = concurrency.Event()
-    store.on_events = woken.set
+def test_new_events_are_handed_to_whoever_publishes_them_once_they_are_durable(store: Store) -> None:
+    told: list[int | None] = []
+    store.on_events = lambda events: told.extend(event.seq for event in events)
     store.write(lambda tx: host.put(tx, "a", "b"))
-    assert not woken.is_set()
+    with pytest.raises(errors.Internal):
+        store.write(lambda tx: (tell(tx), _raise()))
+    assert told == []
     store.write(tell)
-    assert woken.is_set()
+    assert told == [1]
 
 
 @settings(max_examples=30, deadline=None)
