@@ -194,8 +194,9 @@ class Inbox(Generic[T]):
     def close(self) -> None:
         """Stop handing over. Items that come later are dropped."""
         self._task.kill()
+        writer, self._writer = self._writer, CLOSED  # its number may soon be another file's
         _native_os.close(self._reader)
-        _native_os.close(self._writer)
+        _native_os.close(writer)
 
     def _pump(self) -> None:
         while True:
@@ -229,6 +230,9 @@ class Call(Generic[T]):
         except BaseException as error:
             self.error = error
 
+
+CLOSED = -1
+"""Stands for a file descriptor that is no more: writing to it fails."""
 
 ABANDONED: contextvars.ContextVar[list[Call[Any]] | None] = contextvars.ContextVar("abandoned", default=None)
 """Where a pool notes the calls that were given up by whoever set this list."""

@@ -3,7 +3,7 @@
 
 ``COMPUTE_AGENT_FAILPOINTS`` holds ``name=action`` pairs, separated by ``;``. Actions:
 ``kill`` (SIGKILL to oneself), ``raise`` or ``raise:CODE`` (an error of :mod:`model.errors`), ``hang``
-(until the deadline), ``delay:SECONDS``; ``*N`` behind an action lets it happen only the
+(for an hour), ``delay:SECONDS``; ``*N`` behind an action lets it happen only the
 first N times. Disarmed, a point costs one look at an empty dictionary.
 """
 

@@ -15,10 +15,10 @@ from oslo_service import service as oslo_service
 from compute_agent import concurrency, failpoints, notify
 from compute_agent.conf import CONF
 from compute_agent.events.publisher import Publisher
-from compute_agent.manager import TABLE, host, reconcile
+from compute_agent.manager import TABLE
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.manager.manager import Manager
-from compute_agent.manager.observer import HYPERVISOR, Observer
+from compute_agent.manager.observer import Observer
 from compute_agent.manager.reports import Reporter
 from compute_agent.manager.virtapi import AgentVirtAPI
 from compute_agent.model import errors
@@ -77,15 +77,19 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             return
         notify.tell("STOPPING=1", "STATUS=stopping: running operations end")
         LOG.info("stopping")
-        self.server.stop()
-        if not self.manager.engine.stop(_patience() if graceful else 0):
-            LOG.warning("some operations still run; they go on after the next start")
-        self.publisher.stop()
-        self.sink.close()
-        self.manager.driver.cleanup_host(CONF.host_name)
-        self.directory.close(self.store)
-        LOG.info("stopped")
-        self._ended.set()
+        try:
+            self.server.stop()
+            if not self.manager.engine.stop(_patience() if graceful else 0):
+                LOG.warning("some operations still run; they go on after the next start")
+            self.publisher.stop()
+            self.sink.close()
+            self.manager.driver.cleanup_host(CONF.host_name)
+            self.directory.close(self.store)
+            LOG.info("stopped")
+        except Exception:  # a full disk, a hypervisor that hangs: the journal has what is left
+            LOG.exception("the agent did not stop in good order")
+        finally:
+            self._ended.set()
 
     def wait(self) -> None:
         """Wait until it has ended."""
@@ -143,14 +147,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
 
     def _compare(self) -> None:
         notify.status("comparing the record with the hypervisor")
-        try:
-            reconcile.after_start(self.manager)
-        except errors.HypervisorUnavailable as error:
-            LOG.warning("a degraded start: %s", error.message)
-            self.manager.hypervisor_away = error.message
-            host.disable(self.manager, HYPERVISOR, error.message)
-        else:
-            host.enable(self.manager, HYPERVISOR)
+        self.manager.observer.compare_at_start()
 
     # --- running ---------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ import msgspec
 
 from compute_agent import concurrency, failpoints
 from compute_agent.events.sink import Sink, SinkUnavailable
+from compute_agent.model import errors
 from compute_agent.model.event import Event
 from compute_agent.store import outbox
 from compute_agent.store.database import Store
@@ -85,7 +86,10 @@ class Publisher:
             concurrency.sleep(0.005)
         for task in self._tasks:
             task.kill()
-        self._store.submit(lambda tx: outbox.mark_sent(tx, self._sent)).wait()
+        try:
+            self._store.write(lambda tx: outbox.mark_sent(tx, self._sent))
+        except errors.ComputeError as error:
+            LOG.warning("the last events will be sent again: %s", error.message)
 
     def send_ephemeral(self, event: Event, expires_after_s: float) -> None:
         """Send an event that is not stored. Dropped when the broker is away or too many wait."""
@@ -113,17 +117,27 @@ class Publisher:
         return found
 
     def _run(self) -> None:
-        while True:
-            batch = self._next()
-            idle = not batch
-            while batch:
-                batch = batch[self._send(batch) :]
-            self._note(now=idle)
-            if idle:
-                if self._stopping.is_set():
-                    return
-                self._news.wait()
-                self._news.clear()
+        going_on = True
+        while going_on:
+            try:
+                going_on = self._send_what_is_there()
+            except Exception:  # events wait until it is mended, and nobody else would begin again
+                LOG.exception("events can't be sent for now")
+                concurrency.sleep(RETRY_S[1])
+
+    def _send_what_is_there(self) -> bool:
+        """Send a batch, or wait for news; return False at the end."""
+        batch = self._next()
+        idle = not batch
+        while batch:
+            batch = batch[self._send(batch) :]
+        self._note(now=idle)
+        if idle:
+            if self._stopping.is_set():
+                return False
+            self._news.wait()
+            self._news.clear()
+        return True
 
     def _send(self, events: list[Event]) -> int:
         """Send the first of ``events``; return how many the broker has confirmed."""
@@ -167,6 +181,8 @@ class Publisher:
                 )
             except SinkUnavailable as error:
                 LOG.debug("an ephemeral event was dropped: %s", error)
+            except Exception:
+                LOG.exception("an ephemeral event was dropped")
 
     def _broker_is_away(self, error: Exception) -> None:
         if self._away_since is None:

@@ -119,7 +119,8 @@ class Observer:
         self._manager.store.submit(
             lambda tx: noting.note(
                 tx, uuid, kind, power_state, cause, operation_id, data, owned=owned, request_id=request_id
-            )
+            ),
+            owed=True,
         )
 
     # --- the hypervisor goes and comes -------------------------------------------------------------------
@@ -129,6 +130,17 @@ class Observer:
         if not event.connected:
             self._manager.hypervisor_away = event.reason
         self._turned.set()
+
+    def compare_at_start(self) -> None:
+        """Compare for the first time. Where that fails it is a degraded start, and is tried again."""
+        try:
+            self._take_over(self._hypervisor)
+        except (errors.ComputeError, concurrency.TimedOut) as error:
+            reason = getattr(error, "message", "") or "the hypervisor does not answer"
+            LOG.warning("a degraded start: %s", reason)
+            self._manager.hypervisor_away = reason
+            host.disable(self._manager, HYPERVISOR, reason)
+            self._turned.set()
 
     def _follow_hypervisor(self) -> None:
         """Take over the hypervisor's coming and going, one after the other; try again what fails."""

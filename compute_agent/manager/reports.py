@@ -7,18 +7,21 @@ from typing import Any
 
 import msgspec
 
-from compute_agent import concurrency
+from compute_agent import concurrency, steps
 from compute_agent.conf import CONF
 from compute_agent.events.publisher import Publisher
 from compute_agent.manager.manager import Manager
 from compute_agent.manager.versions import versions
-from compute_agent.model import clock, errors
+from compute_agent.model import clock
 from compute_agent.model.event import Cause, Event, EventType
 from compute_agent.model.operation import Operation
 from compute_agent.store import host, instances, outbox
 from compute_agent.store.database import Transaction
 
 LOG = logging.getLogger(__name__)
+
+RESOURCES_S = 5.0
+"""How long the hypervisor may take to tell its resources, in seconds; else the report goes without."""
 
 
 class Reporter:
@@ -28,7 +31,6 @@ class Reporter:
         self._manager = manager
         self._publisher = publisher
         self._monitor = monitor
-        self._soon = concurrency.Event()
 
     def start(self) -> None:
         """Begin to report."""
@@ -52,7 +54,7 @@ class Reporter:
                 self._publisher.send_ephemeral(event, expires_after_s=3 * CONF.report_interval)
             except Exception:
                 LOG.exception("no report could be made")
-            self._soon.wait(max(0.01, CONF.report_interval - (time.monotonic() - started)))
+            concurrency.sleep(max(0.01, CONF.report_interval - (time.monotonic() - started)))
 
     def _event(self, kind: EventType, data: dict[str, Any], **about: Any) -> Event:
         identity = self._manager.identity
@@ -95,9 +97,10 @@ class Reporter:
         if self._manager.hypervisor_away is not None:
             return None
         try:
-            return dict(self._manager.driver.get_available_resource(CONF.host_name))
-        except errors.ComputeError as error:
-            LOG.debug("no resources in this report: %s", error)
+            with steps.working(steps.Work(verb="report", deadline=time.monotonic() + RESOURCES_S)):
+                return dict(self._manager.driver.get_available_resource(CONF.host_name))
+        except Exception as error:  # the heartbeat does not wait for a hypervisor that hangs or stumbles
+            LOG.debug("no resources in this report: %r", error)
             return None
 
 

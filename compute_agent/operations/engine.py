@@ -251,13 +251,17 @@ class Engine:
         begun = self.store.insist(lambda tx: turns.begin(tx, verb, entry.operation_id, queued_ms))
         if begun.arguments is None:
             return
+        started = time.monotonic()
         work = self._work(entry, begun)
         with steps.working(work), logging_as(begun.operation):
             error, outcome = self._perform(verb, Job(begun.operation, begun.arguments, begun.record, work))
             self._look_before_end(entry, error)
             timing = Timing(queued_ms=begun.operation.timing.queued_ms, steps=work.timings)
             left = work.left_behind
-            self.store.insist(lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing, left))
+            end = self.store.insist(
+                lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing, left)
+            )
+            LOG.info("%s has %s after %.3f s", verb.name, end.state, time.monotonic() - started)
 
     def _look_before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
         try:

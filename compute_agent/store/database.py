@@ -7,6 +7,7 @@ savepoint of its own, so that one that fails takes no other with it. A caller is
 after the commit and never before.
 """
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -72,8 +73,9 @@ class Transaction:
 class Pending(Generic[T]):
     """A write on its way; :meth:`wait` returns when it is durable."""
 
-    def __init__(self, function: Callable[[Transaction], T]) -> None:
+    def __init__(self, function: Callable[[Transaction], T], owed: bool = False) -> None:
         self.function = function
+        self.owed = owed
         self.ended = concurrency.Event()
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -91,6 +93,14 @@ class Pending(Generic[T]):
         return self.result  # type: ignore[return-value]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settled:
+    """Writes that were committed or have failed, and whether others are still owed."""
+
+    writes: list[Pending[Any]]
+    owing: bool
+
+
 class Store:
     """The open state file.
 
@@ -103,18 +113,23 @@ class Store:
         self.path = path
         self.identity: Identity | None = None
         self.on_events: Callable[[list[Event]], object] = lambda events: None
-        self.failing: errors.ComputeError | None = None
         self._connection = _connect(path)
         schema.upgrade(self._connection)
         self._reader = _connect(path)
         self._reader.execute("PRAGMA query_only = 1")
         self._readers = concurrency.NativePool("store-read", 1)
-        self._inbox: concurrency.Inbox[list[Pending[Any]]] = concurrency.Inbox(self._committed)
+        self._owed: list[Pending[Any]] = []
+        self._trying_again = False
+        self._inbox: concurrency.Inbox[_Settled] = concurrency.Inbox(self._settle)
         self._worker: concurrency.BatchWorker[Pending[Any]] = concurrency.BatchWorker("store", self._commit)
 
-    def submit(self, function: Callable[[Transaction], T]) -> Pending[T]:
-        """Hand in a write and go on; writes are done in the order in which they were handed in."""
-        pending = Pending(function)
+    def submit(self, function: Callable[[Transaction], T], *, owed: bool = False) -> Pending[T]:
+        """Hand in a write and go on; writes are done in the order in which they were handed in.
+
+        :param owed: it must not get lost: while the disk does not take it, it is tried again, and no
+            later write comes before it
+        """
+        pending = Pending(function, owed)
         self._worker.put(pending)
         return pending
 
@@ -123,20 +138,26 @@ class Store:
         return self.submit(function).wait()
 
     def insist(self, function: Callable[[Transaction], T]) -> T:
-        """As :meth:`write`, again and again until the disk takes it: for what must not get lost."""
-        while True:
-            try:
-                return self.write(function)
-            except errors.DiskFull:
-                concurrency.sleep(RETRY_S)
+        """As :meth:`write`, for what must not get lost: returns when the disk has taken it."""
+        return self.submit(function, owed=True).wait()
 
     def read(self, function: Callable[[Transaction], T]) -> T:
-        """Run ``function``, which only reads, on all that is committed."""
-        return self._readers.call(lambda: function(Transaction(self._reader, self.identity)))
+        """Run ``function``, which only reads, on all that is committed at one moment."""
+        return self._readers.call(self._read, function)
+
+    def _read(self, function: Callable[[Transaction], T]) -> T:
+        self._reader.execute("BEGIN")
+        try:
+            return function(Transaction(self._reader, self.identity))
+        finally:
+            self._reader.execute("ROLLBACK")
 
     def close(self) -> None:
         """Commit what was handed in, and close the file; its log, which may hold secrets, goes then."""
-        self.submit(lambda tx: None).wait()
+        try:
+            self.write(lambda tx: None)
+        except errors.ComputeError as error:
+            LOG.error("%d writes are lost with the end of the agent: %s", len(self._owed), error)
         self._worker.close()
         self._readers.close()
         self._inbox.close()
@@ -146,6 +167,17 @@ class Store:
     # --- in the native thread ---------------------------------------------------------------------
 
     def _commit(self, batch: list[Pending[Any]]) -> None:
+        owed, self._owed = self._owed, []
+        if owed:
+            self._commit_group(owed)
+        if self._owed:  # still: nothing may come before it
+            self._fail(batch, self._owed[0].error)
+        else:
+            self._commit_group(batch)
+        settled = [pending for pending in (*owed, *batch) if pending not in self._owed]
+        self._inbox.put(_Settled(settled, owing=bool(self._owed)))
+
+    def _commit_group(self, batch: list[Pending[Any]]) -> None:
         try:
             failpoints.hit("store.commit.before")
             self._connection.execute("BEGIN IMMEDIATE")
@@ -155,39 +187,47 @@ class Store:
             self._connection.execute("COMMIT")
             failpoints.hit("store.commit.after")
         except Exception as error:
-            self._fail(batch, error)
-        self._inbox.put(batch)
+            LOG.error("the state file %s can't be written: %s", self.path, error)
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            self._fail(batch, _typed(error))
 
     def _apply(self, pending: Pending[Any]) -> None:
         self._connection.execute("SAVEPOINT one")
         transaction = Transaction(self._connection, self.identity)
         try:
+            pending.error = None
             pending.result = pending.function(transaction)
             pending.told = transaction.told
-        except sqlite3.OperationalError:
-            raise  # the disk, not the function: the whole group fails
         except Exception as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise  # the disk, not the function: the whole group fails
             pending.error = error
             self._connection.execute("ROLLBACK TO one")
         self._connection.execute("RELEASE one")
 
-    def _fail(self, batch: list[Pending[Any]], error: Exception) -> None:
-        LOG.error("the state file %s can't be written: %s", self.path, error)
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+    def _fail(self, batch: list[Pending[Any]], error: BaseException | None) -> None:
         for pending in batch:
-            pending.error = _typed(error)
+            pending.error = error
+        self._owed += [pending for pending in batch if pending.owed]
 
     # --- on the hub ---------------------------------------------------------------------------------
 
-    def _committed(self, batch: list[Pending[Any]]) -> None:
-        last = batch[-1].error
-        self.failing = last if isinstance(last, errors.DiskFull) else None
-        for pending in batch:
+    def _settle(self, settled: _Settled) -> None:
+        for pending in settled.writes:
             pending.ended.set()
-        told = [event for pending in batch if pending.error is None for event in pending.told]
+        if settled.owing and not self._trying_again:
+            self._trying_again = True
+            concurrency.spawn(self._try_again)
+        told = [event for pending in settled.writes if pending.error is None for event in pending.told]
         if told:
             self.on_events(told)
+
+    def _try_again(self) -> None:
+        concurrency.sleep(RETRY_S)
+        self._trying_again = False
+        self.submit(lambda tx: None)
 
 
 def _connect(path: str) -> sqlite3.Connection:
