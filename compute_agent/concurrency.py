@@ -12,6 +12,7 @@ elsewhere.
 
 import collections
 import contextvars
+import functools
 import logging
 import time
 import warnings
@@ -283,9 +284,16 @@ class NativePool:
         return call.result  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Let the idle threads end. A thread in a call ends with it."""
+        """Let the threads end, one that is in a call with it; what that brings is dropped.
+
+        A later call makes the pool anew.
+        """
         for _ in range(self._threads):
             self._calls.put(None)
+        if self._returned is not None:
+            self._returned.close()
+        self._calls, self._returned = _native_queue.SimpleQueue(), None
+        self._threads = self._busy = self._given_up = 0
 
     def _submit(self, function: Callable[[], T]) -> Call[T]:
         if self._returned is None:
@@ -294,16 +302,16 @@ class NativePool:
         self._busy += 1
         if self._busy + self._given_up > self._threads and self._threads < self.size + self._given_up:
             self._threads += 1
-            start_native_thread(self._work, self.name)
+            start_native_thread(functools.partial(self._work, self._calls, self._returned), self.name)
         self._calls.put(call)
         return call
 
-    def _work(self) -> None:
-        assert self._returned is not None
-        while (call := self._calls.get()) is not None:
+    @staticmethod
+    def _work(calls: Any, returned: Inbox[Call[Any]]) -> None:
+        while (call := calls.get()) is not None:
             if not call.abandoned:  # else it waited for a thread until nobody wanted it any more
                 call.run()
-            self._returned.put(call)
+            returned.put(call)
             if call.abandoned:
                 return
             del call

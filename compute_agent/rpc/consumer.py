@@ -21,11 +21,11 @@ import collections
 import contextlib
 import enum
 import logging
-import select
+import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from compute_agent.rpc.link import LOST, BackOff, Link
@@ -241,10 +241,14 @@ class _Session:
         self._verdicts: collections.deque[tuple[int, Verdict]] = collections.deque()
         self._closed = False
         self._link = Link(consumer._transport)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._link.socket, selectors.EVENT_READ)
+        self._selector.register(consumer._alarm, selectors.EVENT_READ)
         try:
             self._link.declare_queue(consumer.exchange, consumer.queue)
             self._link.consume(consumer.queue, self._arrive)
         except BaseException:
+            self._selector.close()
             self._link.close()
             raise
         self._beat_at = time.monotonic() + self._link.heartbeat_interval_s
@@ -268,6 +272,7 @@ class _Session:
         self._closed = True
         with contextlib.suppress(*LOST):
             self._flush()
+        self._selector.close()
         self._link.close()
 
     def _gather(self) -> list[RawMessage]:
@@ -285,11 +290,10 @@ class _Session:
 
     def _receive(self, timeout: float) -> bool:
         """Wait for a frame and handle it; return False if none came or the alarm did."""
-        alarm = self._consumer._alarm
-        readable: Iterable[Any] = (self._link.socket,)
+        readable: list[Any] = [self._link.socket]
         if not self._link.has_decrypted():
-            readable, _, _ = select.select([self._link.socket, alarm], [], [], timeout)
-        rung = alarm.silence()
+            readable = [key.fileobj for key, _ in self._selector.select(timeout)]
+        rung = self._consumer._alarm.silence()
         if self._link.socket in readable:
             with contextlib.suppress(TimeoutError):
                 self._link.read(FRAME_TIMEOUT_S)

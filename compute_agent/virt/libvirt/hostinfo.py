@@ -37,6 +37,8 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
     def cleanup_host(self, host: str) -> None:
         """Disconnect. What libvirt has told until now is handed on first; guests run on."""
         self._host.stop()
+        self._file_threads.close()
+        self._images.close()
 
     # --- all guests --------------------------------------------------------------------------------
 
