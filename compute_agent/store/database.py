@@ -120,6 +120,8 @@ class Store:
         self._readers = concurrency.NativePool("store-read", 1)
         self._owed: list[Pending[Any]] = []
         self._trying_again = False
+        self._last: Pending[None] | None = None
+        self._closed = False
         self._inbox: concurrency.Inbox[_Settled] = concurrency.Inbox(self._settle)
         self._worker: concurrency.BatchWorker[Pending[Any]] = concurrency.BatchWorker("store", self._commit)
 
@@ -153,20 +155,29 @@ class Store:
             self._reader.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Commit what was handed in, and close the file; its log, which may hold secrets, goes then."""
+        """Commit what was handed in, and close the file; its log, which may hold secrets, goes then.
+
+        Each connection is closed in the thread that uses it: SQLite crashes otherwise.
+        """
+        self._last = Pending(_nothing)
+        self._worker.put(self._last)
         try:
-            self.write(lambda tx: None)
+            self._last.wait()
         except errors.ComputeError as error:
             LOG.error("%d writes are lost with the end of the agent: %s", len(self._owed), error)
         self._worker.close()
+        self._readers.call(self._reader.close)
         self._readers.close()
         self._inbox.close()
-        self._reader.close()
-        self._connection.close()
 
     # --- in the native thread ---------------------------------------------------------------------
 
     def _commit(self, batch: list[Pending[Any]]) -> None:
+        if self._closed:
+            for pending in batch:
+                pending.error = errors.Internal("the state file is closed")
+            self._inbox.put(_Settled(batch, owing=False))
+            return
         owed, self._owed = self._owed, []
         if owed:
             self._commit_group(owed)
@@ -174,6 +185,9 @@ class Store:
             self._fail(batch, self._owed[0].error)
         else:
             self._commit_group(batch)
+        if self._last in batch:
+            self._connection.close()
+            self._closed = True
         settled = [pending for pending in (*owed, *batch) if pending not in self._owed]
         self._inbox.put(_Settled(settled, owing=bool(self._owed)))
 
@@ -228,6 +242,10 @@ class Store:
         concurrency.sleep(RETRY_S)
         self._trying_again = False
         self.submit(lambda tx: None)
+
+
+def _nothing(tx: Transaction) -> None:
+    """Write nothing."""
 
 
 def _connect(path: str) -> sqlite3.Connection:

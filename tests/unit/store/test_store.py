@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute_agent import concurrency
 from compute_agent.model import clock, errors
 from compute_agent.model.event import EventType
 from compute_agent.store import host, outbox
@@ -153,3 +154,13 @@ def test_a_lost_state_file_begins_a_new_epoch_and_says_so(tmp_path: Path, damage
     assert "queued operations" in event.data["not_recovered"]
     if damage != "missing":
         assert list(tmp_path.glob("state.db.damaged-*"))
+
+
+def test_a_write_that_comes_while_the_file_is_closed_does_no_harm(tmp_path: Path) -> None:
+    for number in range(30):
+        store = Store(str(tmp_path / f"{number}.db"))
+        store.identity = store.write(lambda tx: host.identify(tx, "node-1"))
+        late = [concurrency.spawn(store.submit, tell) for _ in range(20)]
+        store.close()
+        for task in late:
+            task.wait()
