@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real guests while the broker, the hypervisor's service or the agent is away."""
 
+import time
 from collections.abc import Callable
 
 from tests.rig.agent import Agent
@@ -12,6 +13,9 @@ from tests.rig.instance import describe
 from tests.rig.process import wait_until
 from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
+
+OUTAGE_S = 30.0
+"""How long the broker is away: long enough for every back-off to reach its longest pause."""
 
 
 def spawn(receiver: Receiver, to: Sender, images: Images, number: int = 1) -> list[str]:
@@ -127,9 +131,13 @@ def test_spawns_go_on_while_the_broker_is_stopped_and_every_event_comes_after(
     receiver.wait_for(type="operation.succeeded", timeout=60)
     broker.settle()
     broker.stop()
+    stopped_at = time.monotonic()
     wait_until(
         lambda: len([uuid for uuid in hypervisor.domains() if uuid in {i["uuid"] for i in instances}]) == 20,
         timeout=90,
+    )
+    wait_until(
+        lambda: time.monotonic() - stopped_at >= OUTAGE_S, timeout=OUTAGE_S + 5, what="the outage's length"
     )
     broker.start()
     for operation in operations:
