@@ -146,11 +146,10 @@ def test_a_libvirtd_that_hangs_is_noticed(watched: Watched, monkeypatch: pytest.
     watched.wait(lambda: watched.comings_and_goings() == [False, True], "the connection with short intervals")
     instance = watched.spawned()
     watched.hypervisor.suspend()
-    started = time.monotonic()
-    with watched.operation("pause", timeout=10.0) as work:
+    with watched.operation("pause", timeout=90.0) as work:
         paused = concurrency.spawn(watched.driver.pause, instance)
-        watched.wait(lambda: work.waiting_for == "hypervisor", "the notice", timeout=9)
-    assert time.monotonic() - started < 8
+        # Long before its deadline and before the patience with a single call, both of a minute or more.
+        watched.wait(lambda: work.waiting_for == "hypervisor", "the notice", timeout=30)
     assert watched.comings_and_goings()[-1] is False
     watched.hypervisor.resume()
     paused.wait()
