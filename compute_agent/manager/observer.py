@@ -16,6 +16,7 @@ from compute_agent.manager import host, noting, reconcile
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause
+from compute_agent.model.states import PowerState
 from compute_agent.operations.engine import Entry
 from compute_agent.store import instances
 from compute_agent.virt import event as virt_event
@@ -84,6 +85,9 @@ class Observer:
         except (errors.ComputeError, concurrency.TimedOut) as error:
             LOG.debug("the power state of %s could not be read back: %s", uuid, error)
             return
+        was_off = record.power_state in noting.OFF | {PowerState.SUSPENDED}
+        if was_off and seen in noting.OFF:
+            return  # switching off what does not run causes no event
         if noting.differs(record, seen):
             noting.note_difference(self._manager, record, seen, Cause.OPERATION, entry, owned=True)
 

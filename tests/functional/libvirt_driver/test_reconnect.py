@@ -135,7 +135,9 @@ def test_verbs_under_way_when_libvirt_goes_are_finished(watched: Watched) -> Non
     watched.hypervisor.restart(kill=True)
     for task in ended:
         task.wait()
-    assert [watched.told(instance) for instance in instances] == [["started"]] * 4
+    # Never twice. What libvirtd took with it the agent finds when it looks before the operation's end.
+    assert all(watched.told(instance) in ([], ["started"]) for instance in instances)
+    assert {watched.state(instance) for instance in instances} == {PowerState.RUNNING}
     assert set(watched.hypervisor.qemu_pids()) >= {instance.uuid for instance in instances}
 
 

@@ -34,9 +34,10 @@ def test_each_line_of_an_operation_names_its_request_and_its_instance(
     instance = describe(IMAGE)
     uuid = instance["uuid"]
     with Sender(broker.transport_url, one.host) as sender:
-        receiver.succeeded(sender.cast("spawn", instance=instance))
+        spawn = sender.cast("spawn", instance=instance)
+        ids = {spawn: receiver.succeeded(spawn)["request_id"]}
         failing = [sender.cast("pause", instance_uuid=uuid) for _ in range(2)]
-        ids = {operation: receiver.failed(operation)["request_id"] for operation in failing}
+        ids |= {operation: receiver.failed(operation)["request_id"] for operation in failing}
     about = [entry for entry in entries(one) if uuid in entry["rest"] or any(i in entry["rest"] for i in ids)]
     ours = [entry for entry in about if entry["logger"].startswith("compute_agent.")]
     for operation, request in ids.items():
