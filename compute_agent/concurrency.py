@@ -37,9 +37,12 @@ LOG = logging.getLogger(__name__)
 _native_threading = eventlet.patcher.original("threading")
 _native_queue = eventlet.patcher.original("queue")
 _native_os = eventlet.patcher.original("os")
+_native_time = eventlet.patcher.original("time")
 
 Semaphore = eventlet.semaphore.Semaphore
 sleep = eventlet.sleep
+native_sleep = _native_time.sleep
+"""For native threads, which have no hub to wait in."""
 
 
 def patch() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -189,12 +190,15 @@ class Hypervisor(Part):
         """Wait until a libvirtd that was started again holds the monitors of its guests again.
 
         Until then it answers, but a destroy may fail with "domain is not running" although it ends the guest.
+        A guest whose start was cut off is left alone: it answers nothing any more.
         """
         libvirt = bindings()
+        starting = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
         with contextlib.closing(self.connect()) as connection:
             for found in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
                 with contextlib.suppress(libvirt.libvirtError):
-                    found.memoryStats()
+                    if found.state() != starting:
+                        found.memoryStats()
 
     def _start_virtlogd(self, program: str) -> None:
         command = [
@@ -209,8 +213,18 @@ class Hypervisor(Part):
         socket = self._run / "libvirt" / "virtlogd-sock"
         wait_until(socket.exists, _READY_DEADLINE_S, "virtlogd's socket", self.evidence)
 
+    def _forget_cut_off_starts(self) -> None:
+        """Remove what libvirtd noted of starts in which it was killed before there was a QEMU.
+
+        Libvirt 9.0 would show these domains as starting for ever and could not end them.
+        """
+        for path in (self._run / "libvirt" / "qemu").glob("**/*.xml"):
+            if re.search(r"<domstatus [^>]*pid='0'", path.read_text(errors="replace")):
+                path.unlink()
+
     def launch(self) -> None:
         """Start libvirtd without waiting for it."""
+        self._forget_cut_off_starts()
         program = tool("libvirtd", _PACKAGE)
         command = [
             program,

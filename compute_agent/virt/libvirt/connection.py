@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import libvirt
 
 from compute_agent import concurrency
-from compute_agent.virt.libvirt import faults
+from compute_agent.virt.libvirt import faults, states
 
 LOG = logging.getLogger(__name__)
 
@@ -193,9 +193,9 @@ class EventConnection:
         connection = connect(self._uri)
         try:
             self._register(connection)
-            states = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+            found = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
             self._connection = connection
-            return {domain.UUIDString(): int(stats.get("state.state", 0)) for domain, stats in states}
+            return {domain.UUIDString(): _state(stats) for domain, stats in found}
         except libvirt.libvirtError as error:
             disconnect(connection)
             raise faults.ConnectionLost(str(error)) from error
@@ -217,6 +217,12 @@ class EventConnection:
         self._callback = connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _on_lifecycle, self._inbox
         )
+
+
+def _state(stats: dict[str, Any]) -> int:
+    """Return libvirt's number of a domain's state; one that was starting has yet to start."""
+    state, reason = int(stats.get("state.state", 0)), int(stats.get("state.reason", 0))
+    return libvirt.VIR_DOMAIN_SHUTOFF if states.is_starting(state, reason) else state
 
 
 def _on_lifecycle(

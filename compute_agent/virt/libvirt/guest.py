@@ -10,23 +10,15 @@ import dataclasses
 
 import libvirt
 
+from compute_agent import concurrency
 from compute_agent.model import errors
 from compute_agent.model.states import PowerState
-from compute_agent.virt.libvirt import faults, metadata
+from compute_agent.virt.libvirt import faults, metadata, states
 from compute_agent.virt.libvirt.events import Expectation
 
 _RUNS = frozenset({libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_SHUTDOWN})
-_POWER_STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: PowerState.NOSTATE,
-    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
-    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.RUNNING,  # on its way down: it runs until it is off
-    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.SHUTDOWN,
-    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
-}
-_CRASHED = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED)
+END_LOOKS = 100
+END_PAUSE_S = 0.1
 _UNDEFINE_FLAGS = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -49,20 +41,11 @@ class Seen:
     cpu_time_ns: int
 
 
-def power_state(state: int, reason: int, saved: bool) -> PowerState:
-    """Return the power state for libvirt's state and reason, and whether there is a managed save."""
-    if saved and state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return PowerState.SUSPENDED
-    if (state, reason) == _CRASHED:
-        return PowerState.CRASHED
-    return _POWER_STATES.get(state, PowerState.NOSTATE)
-
-
 def observe(domain: libvirt.virDomain) -> PowerState:
     """Return the power state."""
     state, reason = domain.state()
     saved = state == libvirt.VIR_DOMAIN_SHUTOFF and bool(domain.hasManagedSaveImage())
-    return power_state(state, reason, saved)
+    return states.power_state(state, reason, saved)
 
 
 def see(domain: libvirt.virDomain) -> Seen:
@@ -91,7 +74,7 @@ def see_all(connection: libvirt.virConnect) -> list[Seen]:
     found = []
     for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
         number, reason = stats.get("state.state", 0), stats.get("state.reason", 0)
-        state = power_state(number, reason, domain.UUIDString() in saved)
+        state = states.power_state(number, reason, domain.UUIDString() in saved)
         try:
             found.append(seen(domain, state))
         except libvirt.libvirtError as error:
@@ -107,6 +90,7 @@ def start(domain: libvirt.virDomain, expected: Expectation, paused: bool = False
     """
     if domain.state()[0] == libvirt.VIR_DOMAIN_CRASHED:
         domain.destroy()
+    _end_start(domain)
     if domain.isActive():
         return
     if domain.hasManagedSaveImage():
@@ -121,6 +105,7 @@ def restore(domain: libvirt.virDomain, expected: Expectation, resumed: bool = Fa
     :param resumed: an attempt was interrupted, which may have left the domain paused
     :raises InvalidState: if there is nothing to bring back
     """
+    _end_start(domain)
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED and not (resumed or expected.begun):
         raise errors.InvalidState("the instance is paused, not suspended", hint="unpause lets it go on")
     if not domain.isActive():
@@ -133,6 +118,35 @@ def restore(domain: libvirt.virDomain, expected: Expectation, resumed: bool = Fa
         domain.resume()
 
 
+def _end_start(domain: libvirt.virDomain) -> None:
+    """End a start that is not ours, most likely of a libvirtd that is no more: it would never get done.
+
+    A libvirtd that was just started may be at it too: then it says that the domain does not run.
+
+    :raises HypervisorError: if libvirt can't end it
+    """
+    for _ in range(END_LOOKS):
+        if not states.is_starting(*domain.state()):
+            return
+        try:
+            domain.destroy()
+        except libvirt.libvirtError as error:
+            if faults.code(error) == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+                raise _cut_off(str(error)) from error
+            if not faults.is_wrong_state(error):
+                raise
+        concurrency.native_sleep(END_PAUSE_S)
+    raise _cut_off("it is neither ended nor does it go on")
+
+
+def _cut_off(evidence: str) -> errors.HypervisorError:
+    return errors.HypervisorError(
+        "libvirtd was killed in the middle of a start and keeps the domain as starting ever since",
+        hint="stop libvirtd, remove the domain's file in /run/libvirt/qemu, start libvirtd; no QEMU runs for it",
+        evidence=evidence,
+    )
+
+
 def _create(domain: libvirt.virDomain, flags: int) -> None:
     try:
         domain.createWithFlags(flags)
@@ -143,6 +157,7 @@ def _create(domain: libvirt.virDomain, flags: int) -> None:
 
 def pull_plug(domain: libvirt.virDomain, expected: Expectation) -> bool:
     """Try to end the domain at once; return False if it is not off yet and another try makes sense."""
+    _end_start(domain)
     state = domain.state()[0]
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return True

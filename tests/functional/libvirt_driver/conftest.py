@@ -93,6 +93,12 @@ class Watched:
             assert time.monotonic() < until, f"{what} did not come; heard: {self.heard}"
             concurrency.sleep(0.02)
 
+    def outside(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Call what may block, such as a restart of libvirtd, and let greenthreads run meanwhile."""
+        threads = concurrency.NativePool("test", 1)
+        threads.call(function, *args, **kwargs)
+        threads.close()
+
     def state(self, instance: Instance) -> PowerState:
         return self.driver.get_info(instance).state
 
@@ -110,7 +116,7 @@ class Watched:
         return found
 
     @contextlib.contextmanager
-    def operation(self, verb: str = "spawn", timeout: float = 60.0, **fields: Any) -> Iterator[Work]:
+    def operation(self, verb: str = "spawn", timeout: float = 180.0, **fields: Any) -> Iterator[Work]:
         """What runs inside is one operation of the agent."""
         wanted = {"operation_id": str(uuid.uuid4()), "deadline": time.monotonic() + timeout}
         with steps.working(Work(verb=verb, **(wanted | fields))) as work:

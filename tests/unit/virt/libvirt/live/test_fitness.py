@@ -9,7 +9,7 @@ import pytest
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.states import PowerState
-from compute_agent.virt.libvirt import fitness, guest, resources, room
+from compute_agent.virt.libvirt import fitness, resources, room, states
 from compute_agent.virt.libvirt.fitness import QemuUser, Versions
 from compute_agent.virt.libvirt.guest import Seen
 
@@ -137,4 +137,4 @@ def test_a_flavor_is_held_against_the_whole_host(
     ],
 )
 def test_power_states(state: int, reason: int, saved: bool, expected: PowerState) -> None:
-    assert guest.power_state(state, reason, saved) is expected
+    assert states.power_state(state, reason, saved) is expected
