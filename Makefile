@@ -19,7 +19,7 @@ REAL_LAYERS = $(wildcard tests/functional tests/lab tests/chaos)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help packages venv demo test test-unit test-functional test-lab test-chaos bench \
+.PHONY: help packages venv demo test test-unit test-functional test-lab test-chaos chaos bench \
 	lint lint-only format generate clean dist
 
 help: ## Show this list
@@ -55,6 +55,9 @@ test-lab: $(INSTALLED) ## Tests with several hosts or whole guest systems, the l
 
 test-chaos: $(INSTALLED) ## Crashes, kills and outages at every point, the long ones too
 	$(PYTEST) tests/chaos
+
+chaos: $(INSTALLED) ## Crash at every point (ARGS=spawn for one verb)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(INSTALLED) ## Measure against the floor, interleaved
 	$(BIN)/python -m tests.bench $(ARGS)

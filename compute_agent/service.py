@@ -7,6 +7,7 @@ Stop: no more messages, running operations get their time, the rest stays in the
 
 import logging
 import os
+import signal
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.manager.manager import Manager
 from compute_agent.manager.observer import Observer
 from compute_agent.manager.reports import Reporter
+from compute_agent.manager.timekeeping import Timekeeper
 from compute_agent.manager.virtapi import AgentVirtAPI
 from compute_agent.model import errors
 from compute_agent.model.event import EventType
@@ -37,8 +39,13 @@ LOG = logging.getLogger(__name__)
 AGE_OUT_INTERVAL_S = 600.0
 STATUS_INTERVAL_S = 5.0
 DISK_INTERVAL_S = 1.0
+CONSUMER_END_S = 5.0
+"""How long the consumer may take to hand back what it has not acknowledged, in seconds."""
+ENDLESS_S = 365 * 86400.0
 STATE_DISK = "state disk"
 """The reason for holding messages back while the disk is almost full."""
+QUEUE = "queue"
+"""What is named as unwell while another agent serves the queue."""
 
 
 class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
@@ -49,7 +56,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._ended = concurrency.Event()
-        self._started = False
+        self._starting: concurrency.Task | None = None
         self.directory = StateDirectory(CONF.state_path)
         self.store = self.directory.open(CONF.host_name)
         self.external_events = ExternalEvents()
@@ -61,28 +68,41 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.sink = BrokerSink(self.transport, CONF.host_name)
         self.publisher = Publisher(self.store, self.sink)
         self.monitor = concurrency.HubMonitor()
+        self.timekeeper = Timekeeper(self.manager)
         self.reporter = Reporter(self.manager, self.publisher, self.monitor)
         self.server = Server(self.transport, self.manager)
+        self.ownership = ownership.Ownership(self.transport, self.manager.identity)
+        self.server.consumer.connect = self.ownership.connect
         engine = self.manager.engine
+        engine.before_again = self.manager.observer.before_again
         engine.before_end = self.manager.observer.before_end
         engine.on_progress = self.reporter.progress
 
     def start(self) -> None:
         """Start everything, in order. Called in the main greenthread."""
-        concurrency.spawn(self._start_or_die)
+        self._starting = concurrency.spawn(self._start_or_die)
 
     def stop(self, graceful: bool = True) -> None:
-        """End in good order; may take ``graceful_shutdown_timeout`` seconds."""
+        """End in good order, or without it when ``graceful_shutdown_timeout`` is over: then at once, as 0.
+
+        What does not end by then is in the journal, and goes on after the next start.
+        """
         if self._ended.is_set():
             return
+        whole = float(CONF.graceful_shutdown_timeout)
+        began = time.monotonic()
         notify.tell("STOPPING=1", "STATUS=stopping: running operations end")
         LOG.info("stopping")
+        self._limit_the_end(whole)
+        if self._starting is not None:
+            self._starting.kill()
         try:
-            self.server.stop()
-            if not self.manager.engine.stop(_patience() if graceful else 0):
-                LOG.warning("some operations still run; they go on after the next start")
+            self.server.stop(min(CONSUMER_END_S, whole / 4 or CONSUMER_END_S))
+            self.manager.engine.stop(_patience(whole, began) if graceful else 0)
+            self._tell_what_stays()
             self.publisher.stop()
             self.sink.close()
+            self.ownership.close()
             self.manager.driver.cleanup_host(CONF.host_name)
             self.directory.close(self.store)
             LOG.info("stopped")
@@ -90,6 +110,32 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             LOG.exception("the agent did not stop in good order")
         finally:
             self._ended.set()
+
+    def _limit_the_end(self, whole: float) -> None:
+        """See to it that the agent has ended after ``whole`` seconds (0: no limit), whatever hangs.
+
+        oslo.service has set an alarm for it that ends the process by a signal. In its place a greenthread
+        ends it in time, with a word; and the alarm, without one, if not even greenthreads run any more.
+        """
+        signal.alarm(0)
+        if not whole:
+            return
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, whole)
+        concurrency.spawn(self._end_at, time.monotonic() + whole - min(0.5, whole / 8))
+
+    def _end_at(self, deadline: float) -> None:
+        if self._ended.wait(deadline - time.monotonic()):
+            return
+        LOG.warning("the time to stop is over: the agent ends now")
+        self._tell_what_stays()
+        os._exit(0)
+
+    def _tell_what_stays(self) -> None:
+        engine = self.manager.engine
+        if engine.running or engine.waiting:
+            left = f"{engine.running} running, {engine.waiting} waiting"
+            LOG.warning("operations stay in the journal: %s; they go on after the next start", left)
 
     def wait(self) -> None:
         """Wait until it has ended."""
@@ -117,7 +163,8 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         started = time.monotonic()
         failpoints.arm_from_environment()
         notify.status("asking who serves the queue")
-        ownership.claim(self.transport, self.store.identity)
+        self.ownership.claim()
+        self.timekeeper.start()
         self.manager.observer.start()
         notify.status("reaching the hypervisor")
         self.manager.driver.init_host(CONF.host_name)
@@ -127,20 +174,23 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.reporter.start()
         self.server.start()
         while not self.server.consumer.wait_connected(1.0):
+            if self.ownership.taken is not None:
+                raise ownership.QueueTaken(self.ownership.taken)
             notify.status(f"waiting for the broker: {self.server.consumer.problem}")
         concurrency.spawn(self._age_out)
         concurrency.spawn(self._watch_disk)
         concurrency.spawn(self._keep_watch)
-        self._started = True
         identity = self.manager.identity
         LOG.info(
-            "ready after %.2f s: host %s, host_id %s, epoch %s, driver %s, broker %s, %d operations left",
+            "ready after %.2f s: host %s, host_id %s, epoch %s, driver %s, broker %s, "
+            "threads %s, %d operations left",
             time.monotonic() - started,
             identity.host,
             identity.host_id,
             identity.epoch,
             CONF.compute_driver,
             describe(self.transport),
+            CONF.concurrency_backend,
             left,
         )
         notify.tell("READY=1", f"STATUS=serving compute.{identity.host}")
@@ -155,7 +205,8 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         while True:
             concurrency.sleep(AGE_OUT_INTERVAL_S)
             try:
-                history.age_out(self.store)
+                if self.timekeeper.trusted:
+                    history.age_out(self.store)
             except errors.ComputeError as error:
                 LOG.warning("old records stay for now: %s", error.message)
 
@@ -182,24 +233,35 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         """Tell systemd that the hub turns, and how things are."""
         interval = notify.watchdog_interval_s()
         while not self._ended.is_set():
+            self._note_who_serves()
             notify.tell("WATCHDOG=1", f"STATUS={self._status()}")
             self._ended.wait(min(interval or STATUS_INTERVAL_S, STATUS_INTERVAL_S))
+
+    def _note_who_serves(self) -> None:
+        """Tell, also in reports, while another agent has the queue."""
+        if self.ownership.taken is None:
+            self.manager.health.pop(QUEUE, None)
+        else:
+            self.manager.health[QUEUE] = self.ownership.taken
 
     def _status(self) -> str:
         engine = self.manager.engine
         parts = [f"{engine.running} running, {engine.waiting} waiting"]
         if self.manager.hypervisor_away is not None:
             parts.append(f"hypervisor away: {self.manager.hypervisor_away}")
-        if not self.server.consumer.connected:
+        if self.server.consumer.problem is not None and self.ownership.taken is None:
             parts.append(f"broker away: {self.server.consumer.problem}")
+        if self.publisher.problem is not None:
+            parts.append(f"events are kept: {self.publisher.problem}")
         parts += [f"{part}: {problem}" for part, problem in self.manager.health.items()]
         return "; ".join(parts)
 
 
-def _patience() -> float:
-    """How long running operations get: oslo.service kills the process at the end of its time."""
-    whole: float = CONF.graceful_shutdown_timeout
-    return whole - min(2.0, whole / 4)
+def _patience(whole: float, began: float) -> float:
+    """How long running operations get, in seconds: the rest of ``whole`` but what the end itself takes."""
+    if not whole:
+        return ENDLESS_S
+    return max(0.0, began + whole - min(2.0, whole / 2) - time.monotonic())
 
 
 def run() -> None:

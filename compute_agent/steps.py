@@ -170,6 +170,9 @@ def current() -> Work:
     return _current.get() or Work()
 
 
+failpoints.while_hanging(lambda: current().check())
+
+
 @contextmanager
 def working(work: Work) -> Iterator[Work]:
     """Make ``work`` the current one."""
@@ -195,7 +198,7 @@ def run(steps: Sequence[Step]) -> None:
             _advance(work, step)
         except Exception as error:
             _name(error, step)
-            undo(steps[: number + 1])
+            undo(steps if work.resumed else steps[: number + 1])  # an earlier attempt may have got further
             raise
 
 

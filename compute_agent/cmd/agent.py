@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run() -> int:
     from compute_agent import service
     from compute_agent.store.directory import Unusable
-    from compute_agent.store.schema import TooNew
+    from compute_agent.store.schema import Incompatible
 
     try:
         service.run()
-    except (Unusable, TooNew, sqlite3.Error) as error:
+    except (Unusable, Incompatible, sqlite3.Error) as error:
         LOG.critical("the agent can't start: %s", error)
         return EX_CONFIG
     return 0

@@ -7,8 +7,9 @@ the note of it), never not at all.
 
 Confirmations are waited for in windows, not one by one, which triples the rate. The broker
 takes what comes over one connection in order, so when that breaks it has the first events of
-the window and gets the rest again. Should it refuse one in the middle (it never did in our tests),
-later ones came before it: receivers see the gap in ``seq``, and what follows goes one by one.
+the window and gets the rest again. Should it refuse one in the middle (a receiver's queue is full and
+rejects), later ones of that window may come before it: that receiver sees the gap in ``seq``. What
+follows goes one by one, until nothing has been refused for a while.
 """
 
 import collections
@@ -32,8 +33,12 @@ BATCH = 100
 FRESH_LIMIT = 1000
 """Events that are kept in memory at most, so that they need not be read back."""
 NOTE_INTERVAL_S = 0.1
+SLOW_S = 5.0
+"""An attempt that lasts longer is a problem worth telling, in seconds."""
 RETRY_S = (0.1, 5.0)
 """First and longest pause between two attempts, in seconds."""
+CAREFUL_S = 60.0
+"""For how long events go one by one after one was refused, in seconds."""
 EPHEMERAL_LIMIT = 100
 """Ephemeral events that may wait; further ones are dropped."""
 
@@ -55,6 +60,10 @@ class Publisher:
         self._noted_at = time.monotonic()
         self._ephemeral: concurrency.Queue[tuple[Event, float]] = concurrency.Queue(EPHEMERAL_LIMIT)
         self._away_since: float | None = None
+        self._problem: str | None = None
+        self._attempt_since: float | None = None
+        self._dropping_since: float | None = None
+        self._careful_until = 0.0
         self._window = BATCH
         self._pause = RETRY_S[0]
         self._tasks: list[concurrency.Task] = []
@@ -71,6 +80,14 @@ class Publisher:
     def away_s(self) -> float | None:
         """For how many seconds the broker has taken no event; None while it takes them."""
         return None if self._away_since is None else time.monotonic() - self._away_since
+
+    @property
+    def problem(self) -> str | None:
+        """Why events are kept, and since when; None while the broker takes them."""
+        now, since, why = time.monotonic(), self._away_since or self._dropping_since, self._problem
+        if since is None and self._attempt_since is not None and now - self._attempt_since > SLOW_S:
+            since, why = self._attempt_since, "the broker does not answer"
+        return None if since is None else f"{why} (for {now - since:.0f} s)"
 
     def start(self) -> None:
         """Begin to send."""
@@ -142,6 +159,7 @@ class Publisher:
     def _send(self, events: list[Event]) -> int:
         """Send the first of ``events``; return how many the broker has confirmed."""
         window = events[: self._window]
+        self._attempt_since = time.monotonic()
         try:
             failpoints.hit("publish.before")
             self._sink.publish_all([(msgspec.to_builtins(event), _context(event)) for event in window])
@@ -149,13 +167,19 @@ class Publisher:
         except SinkUnavailable as error:
             self._confirm(window[: error.confirmed])
             self._window = 1
+            if error.refused:
+                self._careful_until = time.monotonic() + CAREFUL_S
             self._broker_is_away(error)
+            self._attempt_since = None
             concurrency.sleep(self._pause * random.uniform(0.5, 1.0))
             self._pause = min(self._pause * 2, RETRY_S[1])
             return error.confirmed
+        finally:
+            self._attempt_since = None
         self._confirm(window)
         self._broker_is_back()
-        self._window, self._pause = BATCH, RETRY_S[0]
+        self._window = 1 if time.monotonic() < self._careful_until else BATCH
+        self._pause = RETRY_S[0]
         return len(window)
 
     def _confirm(self, events: list[Event]) -> None:
@@ -181,15 +205,21 @@ class Publisher:
                 )
             except SinkUnavailable as error:
                 LOG.debug("an ephemeral event was dropped: %s", error)
+                self._problem = str(error)
+                self._dropping_since = self._dropping_since or time.monotonic()
             except Exception:
                 LOG.exception("an ephemeral event was dropped")
+            else:
+                self._dropping_since = None
 
     def _broker_is_away(self, error: Exception) -> None:
+        self._problem = str(error)
         if self._away_since is None:
             self._away_since = time.monotonic()
             LOG.warning("the broker takes no events, they are kept: %s", error)
 
     def _broker_is_back(self) -> None:
+        self._dropping_since = None
         if self._away_since is not None:
             LOG.info("the broker takes events again after %.1f s", time.monotonic() - self._away_since)
             self._away_since = None

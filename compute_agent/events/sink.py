@@ -9,11 +9,13 @@ class SinkUnavailable(Exception):
     """The broker did not take all events. Those that it did not confirm are tried again.
 
     :ivar confirmed: how many of the first ones it has confirmed
+    :ivar refused: it is there, but a queue did not take one; it may have taken later ones
     """
 
-    def __init__(self, message: str, confirmed: int = 0) -> None:
+    def __init__(self, message: str, confirmed: int = 0, *, refused: bool = False) -> None:
         super().__init__(message)
         self.confirmed = confirmed
+        self.refused = refused
 
 
 class Sink(Protocol):

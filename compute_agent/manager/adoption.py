@@ -46,8 +46,8 @@ def record_of(
     """
     described = description.instance if description else None
     instance = told or described or _seen(info)
-    instance = _checked(msgspec.structs.replace(instance, name=info.name))
     generation = max(instance.generation, description.generation if description else 0)
+    instance = _checked(msgspec.structs.replace(instance, name=info.name, generation=generation))
     return InstanceRecord(
         uuid=info.uuid,
         instance=instance,

@@ -13,7 +13,7 @@ def cancel_operation(manager: Manager, job: Job) -> Outcome:
     """Cancel an operation; one that has not been seen yet will end cancelled when it comes."""
     target = job.arguments.target
     operation = manager.engine.cancel(target)
-    if operation is None and manager.store.write(lambda tx: journal.cancel_in_advance(tx, target)):
+    if operation is None and manager.store.insist(lambda tx: journal.cancel_in_advance(tx, target)):
         return Outcome({"target": target, "state": "not seen yet: it ends cancelled when it comes"})
     operation = operation or manager.engine.cancel(target)  # it has come since
     if operation is None:

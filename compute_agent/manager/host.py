@@ -81,7 +81,7 @@ def host_power_action(manager: Manager, job: Job) -> Outcome:
     return Outcome()
 
 
-@verb("confirm_instances", lane=Lane.HOST, probe="the guests run")
+@verb("confirm_instances", lane=Lane.HOST, lifecycle=("started",), probe="the guests run")
 def confirm_instances(manager: Manager, job: Job) -> Outcome:
     """Start those that ran before the host booted and are still this host's."""
     awaiting = set(json.loads(manager.store.read(lambda tx: host_store.get(tx, AWAITING)) or "[]"))

@@ -69,6 +69,9 @@ def destroy(manager: Manager, job: Job) -> Outcome:
         block_device_info(instance),
         destroy_disks=job.arguments.destroy_disks,
     )
+    if job.arguments.destroy_disks and manager.driver.instance_on_disk(instance):
+        kept = "its files stay: they belong to another host or to a later placement"
+        return Outcome({"warning": kept, "files_kept": True}, gone=True)
     return Outcome(gone=True)
 
 

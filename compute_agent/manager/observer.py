@@ -11,14 +11,17 @@ import logging
 import time
 from typing import Any
 
+import msgspec
+
 from compute_agent import concurrency, steps
 from compute_agent.manager import host, noting, reconcile
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause
-from compute_agent.model.states import PowerState
+from compute_agent.model.states import FOLLOWED, PowerState
 from compute_agent.operations.engine import Entry
-from compute_agent.store import instances
+from compute_agent.store import instances, journal
+from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event
 
 LOG = logging.getLogger(__name__)
@@ -64,32 +67,65 @@ class Observer:
         resumed = entry.work is not None and entry.work.resumed
         unseen = bool(entry.verb.lifecycle) and entry.events_told == 0
         if entry.instance_uuid is not None and (error is not None or resumed or unseen):
-            self.look_again(entry, SETTLE_S)
+            there = self.look_again(entry, SETTLE_S)
+            if error is not None and not there:  # the record must not say that it is off
+                self._note_silently(entry.instance_uuid, PowerState.NOSTATE)
         self.drain()
 
-    def look_again(self, entry: Entry, timeout: float) -> None:
+    def before_again(self, entry: Entry) -> None:
+        """Before an interrupted operation goes on: what it did is told, since it moves on from there."""
+        if entry.instance_uuid is not None:
+            self.look_again(entry, SETTLE_S)
+
+    def look_again(self, entry: Entry, timeout: float) -> bool:
         """Read back the power state of the instance that a verb worked on; best effort.
 
         For a verb that failed, and for one that a crash interrupted: what it did before the crash
         may have been seen by nobody, and is then told as found.
 
         :param timeout: in seconds
+        :return: False if the hypervisor says that there is no such guest
         """
-        uuid = entry.instance_uuid or ""
+        uuid, there = entry.instance_uuid or "", True
         record = self._manager.store.read(lambda tx: instances.find(tx, uuid))
         if record is None or record.gone:
-            return
+            return there
         try:
             with steps.working(steps.Work(verb="look again", deadline=time.monotonic() + timeout)):
                 seen = self._manager.driver.get_info(record.instance).state
+        except errors.InstanceNotFound:
+            if "stopped" not in entry.verb.lifecycle:
+                return False
+            there, seen = False, PowerState.SHUTDOWN  # by this very verb, which was killed before it told
         except (errors.ComputeError, concurrency.TimedOut) as error:
             LOG.debug("the power state of %s could not be read back: %s", uuid, error)
-            return
+            return there
         was_off = record.power_state in noting.OFF | {PowerState.SUSPENDED}
-        if was_off and seen in noting.OFF:
-            return  # switching off what does not run causes no event
+        if was_off and seen in noting.OFF:  # switching off what does not run causes no event
+            if record.power_state is PowerState.SUSPENDED:
+                self._note_silently(uuid, seen)
+            return there
+
+        def untold(tx: Transaction) -> bool:
+            """Whether it is news even then: the guest's own event may have been on its way to the disk."""
+            found = instances.find(tx, uuid)
+            return found is not None and found.power_state is record.power_state
+
         if noting.differs(record, seen):
-            noting.note_difference(self._manager, record, seen, Cause.OPERATION, entry, owned=True)
+            noting.note_difference(
+                self._manager, record, seen, Cause.OPERATION, entry, owned=True, if_still=untold
+            )
+        return there
+
+    def _note_silently(self, uuid: str, power_state: PowerState) -> None:
+        """Take down a power state that is news to nobody: its verb's end tells it."""
+
+        def write(tx: Transaction) -> None:
+            found = instances.find(tx, uuid)
+            if found is not None and not found.gone:
+                instances.put(tx, msgspec.structs.replace(found, power_state=power_state))
+
+        self._manager.store.insist(write)
 
     def _run(self) -> None:
         while True:
@@ -119,13 +155,16 @@ class Observer:
         operation_id, request_id = (made_by.operation_id, made_by.request_id) if made_by else (None, None)
         if made_by is not None:
             made_by.events_told += 1
-        owned = entry is not None
-        self._manager.store.submit(
-            lambda tx: noting.note(
+        if entry is not None:
+            entry.overtaken = not caused and power_state in FOLLOWED
+
+        def write(tx: Transaction) -> None:
+            owned = entry is not None and journal.runs(tx, entry.operation_id)  # its end may have come first
+            noting.note(
                 tx, uuid, kind, power_state, cause, operation_id, data, owned=owned, request_id=request_id
-            ),
-            owed=True,
-        )
+            )
+
+        self._manager.store.submit(write, owed=True)
 
     # --- the hypervisor goes and comes -------------------------------------------------------------------
 

@@ -20,8 +20,10 @@ from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause, EventType
 from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.operation import OperationState
 from compute_agent.model.states import SETTLED, InstanceState, PowerState, change
-from compute_agent.operations import telling
+from compute_agent.operations import telling, turns
+from compute_agent.operations.verbs import Verb
 from compute_agent.store import directory, instances, journal, outbox
 from compute_agent.store import host as host_store
 from compute_agent.store.database import Transaction
@@ -53,14 +55,17 @@ def compare(manager: Manager) -> None:
 
 
 def _at_rest(tx: Transaction) -> list[InstanceRecord]:
-    """The instances that no operation works on, or will after a restart: that one finds out itself."""
-    return [record for record in instances.every(tx) if not journal.busy(tx, record.uuid)]
+    """The instances that no operation is in the middle of: that one finds out itself.
+
+    One that waits its turn may end without having looked, being refused or cancelled.
+    """
+    return [record for record in instances.every(tx) if not journal.worked_on(tx, record.uuid)]
 
 
 def _untouched(tx: Transaction, record: InstanceRecord) -> bool:
     """Whether nothing has happened to an instance since its record was read."""
     found = instances.find(tx, record.uuid)
-    return found is not None and found.revision == record.revision and not journal.busy(tx, record.uuid)
+    return found is not None and found.revision == record.revision and not journal.worked_on(tx, record.uuid)
 
 
 def _changed(manager: Manager, record: InstanceRecord, info: InstanceInfo) -> None:
@@ -160,7 +165,7 @@ def after_start(manager: Manager) -> None:
     :raises HypervisorUnavailable: if it does not answer; to be called again when it does
     """
     boot_id = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-    manager.store.insist(lambda tx: _note_boot(tx, boot_id))
+    manager.store.insist(lambda tx: _note_boot(tx, boot_id, manager.table))
     compare(manager)
     ran = manager.store.read(lambda tx: host_store.get(tx, RAN_KEY))
     if ran is not None:
@@ -173,13 +178,29 @@ def after_start(manager: Manager) -> None:
     manager.store.insist(write)
 
 
-def _note_boot(tx: Transaction, boot_id: str) -> None:
-    """Keep who ran before the host booted: the comparison is about to find them stopped."""
+def _note_boot(tx: Transaction, boot_id: str, table: Mapping[str, Verb]) -> None:
+    """Keep who ran before the host booted: the comparison is about to find them stopped.
+
+    Where a word is awaited for each, what was asked before the boot starts nobody either: a guest may
+    have been placed on another host since.
+    """
     if host_store.get(tx, BOOT_KEY) not in (None, boot_id):
         ran = {record.uuid for record in instances.every(tx) if record.state is InstanceState.ACTIVE}
         ran |= set(json.loads(host_store.get(tx, RAN_KEY) or "[]"))
         host_store.put(tx, RAN_KEY, json.dumps(sorted(ran)))
+        if CONF.on_host_boot == "confirm":
+            _end_starts(tx, table)
     host_store.put(tx, BOOT_KEY, boot_id)
+
+
+def _end_starts(tx: Transaction, table: Mapping[str, Verb]) -> None:
+    """End what was to start a guest, whether it had begun or not."""
+    error = errors.Interrupted("the host has booted since this was asked, and on_host_boot is confirm")
+    for operation in journal.live(tx):
+        verb = table.get(operation.verb)
+        if verb is not None and verb.starts:
+            began = operation.state is OperationState.RUNNING
+            turns.end(tx, verb, operation, error, left=("what it did before the boot",) if began else ())
 
 
 def _follow_policy(manager: Manager, ran: list[str]) -> None:

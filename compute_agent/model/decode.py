@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a message's plain values to our types, with a typed error that names the field."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -29,7 +29,16 @@ def arguments(values: Mapping[str, Any], kind: type[T]) -> T:
 
 def without_extensions(value: Any, kind: type[Any]) -> Any:
     """Return ``value`` without the ``x_*`` keys of objects that have declared fields."""
-    return _strip(value, _info(kind))  # type: ignore[arg-type]
+    return _strip(value, _info(kind), _is_extension)  # type: ignore[arg-type]
+
+
+def only_known(value: Any, kind: type[Any]) -> Any:
+    """Return ``value`` without the keys that objects with declared fields don't have: for what is stored."""
+    return _strip(value, _info(kind), lambda key: True)  # type: ignore[arg-type]
+
+
+def _is_extension(key: str) -> bool:
+    return key.startswith(EXTENSION_PREFIX)
 
 
 @cache
@@ -37,20 +46,20 @@ def _info(kind: Hashable) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _strip(value: Any, info: inspect.Type) -> Any:
+def _strip(value: Any, info: inspect.Type, unwanted: Callable[[str], bool]) -> Any:
     if isinstance(info, inspect.Metadata):
-        return _strip(value, info.type)
+        return _strip(value, info.type, unwanted)
     if isinstance(info, inspect.UnionType):
         for member in info.types:
-            value = _strip(value, member)
+            value = _strip(value, member, unwanted)
         return value
     if isinstance(info, inspect.StructType) and isinstance(value, Mapping):
         known = {f.encode_name: f.type for f in info.fields}
         return {
-            key: _strip(item, known[key]) if key in known else item
+            key: _strip(item, known[key], unwanted) if key in known else item
             for key, item in value.items()
-            if key in known or not key.startswith(EXTENSION_PREFIX)
+            if key in known or not unwanted(key)
         }
     if isinstance(info, inspect.ListType) and isinstance(value, list):
-        return [_strip(item, info.item_type) for item in value]
+        return [_strip(item, info.item_type, unwanted) for item in value]
     return value

@@ -12,6 +12,8 @@ from msgspec import Meta
 
 SECRET = {"secret": True}
 """Marks a field that never leaves the agent: see :mod:`compute_agent.model.secrets`."""
+ADDRESS = {"address": True}
+"""Marks a url, parts of which never leave the agent."""
 
 TEXT_PATTERN = r"^[^\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]*$(?!\n)"
 
@@ -32,7 +34,11 @@ Text = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=255)]
 LongText = Annotated[str, Meta(pattern=TEXT_PATTERN, max_length=4096)]
 Url = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f-\x9f\ud800-\udfff]*$(?!\n)", max_length=4096),
+    Meta(
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f-\x9f\ud800-\udfff]*$(?!\n)",
+        max_length=4096,
+        extra=ADDRESS,
+    ),
 ]
 Checksum = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$(?!\n)")]
 MacAddress = Annotated[str, Meta(pattern=r"^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$(?!\n)")]

@@ -136,18 +136,12 @@ def _finish(definition: Schema, struct: inspect.StructType, *, sent: bool) -> No
         meaning = describe(struct.cls.__name__, name)
         if meaning is not None:
             properties[name] = {**properties[name], "description": meaning}
-        if _is_secret(field.type):
+        if secrets.is_secret(field.type):
             properties[name] = _secret(properties[name], sent=sent)
     if not sent:
         definition.pop("additionalProperties", None)
     elif struct.forbid_unknown_fields:
         definition["patternProperties"] = EXTENSIONS
-
-
-def _is_secret(info: inspect.Type) -> bool:
-    if isinstance(info, inspect.Metadata):
-        return bool((info.extra or {}).get("secret")) or _is_secret(info.type)
-    return isinstance(info, inspect.UnionType) and any(_is_secret(member) for member in info.types)
 
 
 def _secret(found: Schema, *, sent: bool) -> Schema:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from compute_agent import concurrency, failpoints, steps
 from compute_agent.conf import CONF
 from compute_agent.model import clock, errors
 from compute_agent.model.operation import Lane, Operation, OperationState, Timing
+from compute_agent.model.states import SETTLED
 from compute_agent.operations import acceptance, turns
 from compute_agent.operations.limits import Limit
 from compute_agent.operations.logcontext import logging_as
@@ -42,6 +43,7 @@ class Entry:
         self.instance_uuid = operation.instance_uuid
         self.request_id: str | None = operation.context.get("request_id")
         self.verb = verb
+        self.interrupted = operation.state is OperationState.RUNNING
         self.generation = generation
         self.queued_at = time.monotonic()
         self.told_at = 0.0
@@ -50,6 +52,8 @@ class Entry:
         self.ended = concurrency.Event()
         self.waiting_for: str | None = None
         self.events_told = 0
+        self.overtaken = False
+        """Whether guest or person has moved it on since the operation did: then that is what it is."""
 
     @property
     def lane(self) -> str:
@@ -93,12 +97,14 @@ class Engine:
         self.store = store
         self.table = table
         self.before_end: Callable[[Entry, errors.ComputeError | None], object] = lambda entry, error: None
+        self.before_again: Callable[[Entry], object] = lambda entry: None
         self.on_progress: Callable[[Operation], object] = lambda operation: None
         self._manager = manager
         self._key = store.write(host.digest_key)
         self._entries: dict[str, Entry] = {}
         self._lanes: dict[str, collections.deque[Entry]] = {}
         self._running: dict[str, Entry] = {}
+        self._unanswered: dict[str, list[concurrency.Call[Any]]] = {}
         self._general = Limit(lambda: CONF.journal.max_running)
         self._limits = {
             option: Limit(lambda option=option: getattr(CONF, option))  # type: ignore[misc]
@@ -144,17 +150,21 @@ class Engine:
 
     def recover(self) -> int:
         """Set about what an earlier run of the agent left; return how many operations that is."""
-        left = self.store.read(journal.live)
-        known = [operation for operation in left if operation.verb in self.table]
-        for operation in left:
-            if operation.verb not in self.table:
-                self._give_up(operation)
-        tasks = self.store.read(
-            lambda tx: [self._task(tx, one, journal.arguments(tx, one.operation_id)) for one in known]
-        )
+
+        def look(tx: Transaction) -> tuple[list[Operation], list[Task]]:
+            # At one moment: what was begun since the start may end meanwhile, and has no arguments then.
+            found = [(one, one.verb in self.table) for one in journal.live(tx)]
+            unknown = [one for one, known in found if not known]
+            return unknown, [
+                self._task(tx, one, journal.arguments(tx, one.operation_id)) for one, known in found if known
+            ]
+
+        unknown, tasks = self.store.read(look)
+        for operation in unknown:
+            self._give_up(operation)
         for task in tasks:
             self._enqueue(task)
-        return len(left)
+        return len(unknown) + len(tasks)
 
     def _give_up(self, operation: Operation) -> None:
         """End what another release accepted and this one does not know."""
@@ -201,22 +211,35 @@ class Engine:
     def _drain(self, name: str) -> None:
         lane = self._lanes[name]
         while lane and not self._stopping.is_set():
+            self._await_answers(lane[0])
             entry = lane.popleft()
             if not entry.ended.is_set():
                 self._take_turn(entry)
         if not lane:
             del self._lanes[name]
 
+    def _await_answers(self, entry: Entry) -> None:
+        """Wait for the native calls that earlier operations of the lane have given up.
+
+        What takes the instance away is not held up: its end is also the end of what hangs.
+        """
+        for call in self._unanswered.pop(entry.lane, []):
+            if not (entry.verb.preempts or entry.ended.is_set()):
+                entry.waiting_for = "the answer to a call of an earlier operation"
+                concurrency.wait_any((call.ended, entry.unwanted), None)
+            if not call.ended.is_set():
+                self._unanswered.setdefault(entry.lane, []).append(call)
+
     def _take_turn(self, entry: Entry) -> None:
+        """Run an operation, when there is a place for it. No place is held for what it has given up."""
         with contextlib.ExitStack() as places:
             if entry.verb.limit is not None:
                 entry.waiting_for = f"a place within {entry.verb.limit}"
                 places.enter_context(self._limits[entry.verb.limit].place(entry.unwanted))
             entry.waiting_for = "a free place to run"
             places.enter_context(self._general.place(entry.unwanted))
-            given_up = self._run(entry)
-        for call in given_up:
-            call.ended.wait()  # the lane stays closed until the hypervisor has answered; no place is held
+            if given_up := self._run(entry):
+                self._unanswered.setdefault(entry.lane, []).extend(given_up)
 
     def _run(self, entry: Entry) -> list[concurrency.Call[Any]]:
         """Run an operation to its end; return the native calls that it has given up."""
@@ -248,6 +271,8 @@ class Engine:
         queued_ms = (time.monotonic() - entry.queued_at) * 1000
         if entry.cancelled and self._end_unbegun(entry):
             return
+        if entry.interrupted:  # it may be refused to go on, and what it did is told all the same
+            self._look(entry, lambda: self.before_again(entry))
         begun = self.store.insist(lambda tx: turns.begin(tx, verb, entry.operation_id, queued_ms))
         if begun.arguments is None:
             return
@@ -255,17 +280,19 @@ class Engine:
         work = self._work(entry, begun)
         with steps.working(work), logging_as(begun.operation):
             error, outcome = self._perform(verb, Job(begun.operation, begun.arguments, begun.record, work))
-            self._look_before_end(entry, error)
+            self._look(entry, lambda: self.before_end(entry, error))
             timing = Timing(queued_ms=begun.operation.timing.queued_ms, steps=work.timings)
             left = work.left_behind
+            if outcome is not None and outcome.state in SETTLED and entry.overtaken:
+                outcome = dataclasses.replace(outcome, state=None, follow=True)
             end = self.store.insist(
                 lambda tx: turns.end(tx, verb, begun.operation, error, outcome, timing, left)
             )
             LOG.info("%s has %s after %.3f s", verb.name, end.state, time.monotonic() - started)
 
-    def _look_before_end(self, entry: Entry, error: errors.ComputeError | None) -> None:
+    def _look(self, entry: Entry, look: Callable[[], object]) -> None:
         try:
-            self.before_end(entry, error)
+            look()
         except Exception:
             LOG.exception("what operation %s did was not all taken down", entry.operation_id)
 
@@ -315,7 +342,8 @@ class Engine:
         try:
             failpoints.hit(f"{verb.name}.begun")
             outcome = verb.perform(self._manager, job)
-            failpoints.hit(f"{verb.name}.done")
+            with _leaving_all(verb, job):
+                failpoints.hit(f"{verb.name}.done")
         except errors.ComputeError as error:
             LOG.warning("%s failed: %s: %s", verb.name, error.code, error.message)
             return error, None
@@ -416,6 +444,16 @@ class Engine:
         """Let in who fits after the configuration changed."""
         for limit in (self._general, *self._limits.values()):
             limit.refresh()
+
+
+@contextlib.contextmanager
+def _leaving_all(verb: Verb, job: Job) -> Iterator[None]:
+    """Whatever goes wrong once a verb has done its work undoes nothing of it: so it stays on record."""
+    try:
+        yield
+    except Exception:
+        job.work.left_behind.append(verb.name)
+        raise
 
 
 def _wall(deadline: float | None) -> str | None:

@@ -196,6 +196,8 @@ def end(
     if stored is not None and stored.ended:
         return stored
     outcome = outcome or Outcome()
+    if error is not None and left:
+        error.hint = "; ".join(filter(None, (f"not undone: {', '.join(left)}", error.hint)))
     began = operation.state is OperationState.RUNNING
     operation = telling.ended(
         operation,
@@ -274,7 +276,8 @@ def _settle_failure(
 ) -> None:
     state = _followed(record)
     unfit = verb.on_failure is OnFailure.ERROR and not isinstance(error, errors.Cancelled)
-    if unfit and state is not InstanceState.ACTIVE:
+    missing = record.power_state is PowerState.NOSTATE and state in WITH_GUEST
+    if missing or (unfit and state is not InstanceState.ACTIVE):
         state = InstanceState.ERROR
     reason = error.to_error() if state is InstanceState.ERROR else record.error
     changed = msgspec.structs.replace(record, state=change(record.state, state), error=reason)
@@ -306,6 +309,9 @@ def _settle_remains(
     changed = msgspec.structs.replace(record, state=change(record.state, InstanceState.ERROR), error=reason)
     telling.tell_record(tx, EventType.INSTANCE_UPDATED, instances.put(tx, changed), operation)
 
+
+WITH_GUEST = SETTLED | {InstanceState.RESCUED, InstanceState.SOFT_DELETED}
+"""States of an instance that has a guest at the hypervisor."""
 
 SHOWN_BY = {state: power for power, state in FOLLOWED.items() if power is not PowerState.CRASHED}
 """The power state that goes with a settled state."""

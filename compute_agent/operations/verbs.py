@@ -114,6 +114,11 @@ class Verb:
         return VERBS[self.name]
 
     @property
+    def starts(self) -> bool:
+        """Whether it may end with a guest that runs and did not before."""
+        return not {"started", "resumed"}.isdisjoint(self.lifecycle)
+
+    @property
     def about_instance(self) -> bool:
         """Whether it names an instance."""
         return "instance_uuid" in self.arguments.__struct_fields__ or self.makes

@@ -15,11 +15,14 @@ Invariants:
 - All use of a connection is in the consumer's own thread.
 - A lost connection, a cancelled consumer and a deleted queue are one case: connect anew, declare
   anew. One line in the log per outage.
+- A deleted exchange or binding is told to nobody, and senders would get "no such host" from then on: what
+  was declared is declared again every :data:`DECLARE_INTERVAL_S`.
 """
 
 import collections
 import contextlib
 import enum
+import functools
 import logging
 import selectors
 import socket
@@ -39,6 +42,8 @@ BATCH_BYTES = 16 * MIB
 """A batch ends when its messages have this size together, so that large ones are not heaped up."""
 FRAME_TIMEOUT_S = 1.0
 """How long to wait for the rest of a frame whose beginning is there, in seconds."""
+DECLARE_INTERVAL_S = 30.0
+"""How often the exchange, the queue and its binding are made sure of, in seconds."""
 AFTER_ERROR_S = 1.0
 """Pause before a batch whose handler failed is put back on the queue, in seconds."""
 
@@ -96,6 +101,7 @@ class Consumer:
     :param batch_size: messages in a batch at most; not above the prefetch count
     :param batch_timeout: seconds to wait for more once there is a message. 0 is best for latency, and for
         throughput too when ``on_batch`` takes its time: meanwhile the next batch gathers
+    :ivar connect: makes each connection; whoever replaces it may refuse by an error of LOST
     """
 
     def __init__(
@@ -113,7 +119,7 @@ class Consumer:
         self.exchange = exchange
         self.batch_size = batch_size
         self.batch_timeout = batch_timeout
-        self._transport = transport
+        self.connect: Callable[[], Link] = functools.partial(Link, transport)
         self._on_batch = on_batch
         self._back_off = BackOff(transport)
         self._alarm = _Alarm()
@@ -123,7 +129,6 @@ class Consumer:
         self._connected = threading.Event()
         self._lost_since: float | None = None
         self._problem: str | None = None
-        self._last_activity: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"consumer {self.queue}", daemon=True)
 
     @property
@@ -135,14 +140,6 @@ class Consumer:
     def problem(self) -> str | None:
         """Why it is not connected; None while it is, or while nothing went wrong."""
         return self._problem
-
-    @property
-    def last_activity(self) -> float | None:
-        """:func:`time.monotonic` of the last pass of its loop with a connection, in seconds.
-
-        An idle loop passes once per heartbeat interval.
-        """
-        return self._last_activity
 
     @property
     def paused(self) -> bool:
@@ -240,7 +237,7 @@ class _Session:
         self._unsettled: dict[int, None] = {}
         self._verdicts: collections.deque[tuple[int, Verdict]] = collections.deque()
         self._closed = False
-        self._link = Link(consumer._transport)
+        self._link = consumer.connect()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._link.socket, selectors.EVENT_READ)
         self._selector.register(consumer._alarm, selectors.EVENT_READ)
@@ -252,6 +249,7 @@ class _Session:
             self._link.close()
             raise
         self._beat_at = time.monotonic() + self._link.heartbeat_interval_s
+        self._declare_at = time.monotonic() + DECLARE_INTERVAL_S
         self._batch_size = min(consumer.batch_size, self._link.prefetch or consumer.batch_size)
 
     def run(self) -> None:
@@ -280,7 +278,7 @@ class _Session:
         batch: list[RawMessage] = []
         size = 0
         while len(batch) < self._batch_size and size < BATCH_BYTES:
-            patience = self._until_heartbeat()
+            patience = self._keep_up()
             if not self._arrived and not self._receive(self._consumer.batch_timeout if batch else patience):
                 break
             while self._arrived and len(batch) < self._batch_size:
@@ -311,13 +309,16 @@ class _Session:
         if threading.get_ident() != self._owner:
             self._consumer._alarm.ring()
 
-    def _until_heartbeat(self) -> float:
-        """Send a heartbeat if it is time; return the seconds until the next one."""
-        now = self._consumer._last_activity = time.monotonic()
+    def _keep_up(self) -> float:
+        """Send a heartbeat, and declare anew, if it is time; return the seconds until the next of them."""
+        now = time.monotonic()
         if now >= self._beat_at:
             self._link.heartbeat()
             self._beat_at = now + self._link.heartbeat_interval_s
-        return self._beat_at - now
+        if now >= self._declare_at:
+            self._link.declare_queue(self._consumer.exchange, self._consumer.queue)
+            self._declare_at = now + DECLARE_INTERVAL_S
+        return min(self._beat_at, self._declare_at) - now
 
     def _flush(self) -> None:
         """Send the verdicts; acknowledgements of the oldest deliveries go together."""

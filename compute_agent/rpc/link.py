@@ -7,7 +7,8 @@ reject before we see a message, hold acknowledgements for up to five seconds, re
 that can be interrupted (sleeping up to thirty seconds), and log every attempt.
 
 Invariants: a link connects once, when it is made, and never again; whoever owns it makes a new one.
-Only one thread uses a link at a time; :meth:`Link.abort` may be called from any.
+Only one thread uses a link at a time; :meth:`Link.abort` may be called from any. No use of a link
+waits for ever: a broker that says nothing is an error after :data:`ANSWER_TIMEOUT_S`.
 """
 
 import contextlib
@@ -35,6 +36,8 @@ LOST = (
 )
 """What can come out of a link when the broker is away, hangs, or refuses."""
 
+ANSWER_TIMEOUT_S = 30.0
+"""How long a broker may say nothing to a question (open, declare, consume), in seconds."""
 CLOSE_TIMEOUT_S = 1.0
 """How long a broker may take to answer the end of a connection, in seconds."""
 
@@ -48,21 +51,47 @@ _entity: Any = kombu.entity
 Confirmed = Callable[[int, bool], object]
 
 
+class _Connection(impl_rabbit.Connection):  # type: ignore[misc]
+    """A connection that does not wait for ever for its channel.
+
+    The library limits the time of the handshake, and that of everything after the channel, but not the
+    opening of the channel: a broker that hangs just then would hold us until it is gone.
+    """
+
+    def ensure_connection(self) -> None:
+        retries = self.max_retries
+        self.connection.ensure_connection(max_retries=retries, interval_start=0, interval_step=0)
+        opened = self.connection.connection
+        opened.transport.sock.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            super().ensure_connection()
+        except BaseException:
+            opened.collect()  # nobody else would close the socket
+            raise
+
+
 class Link:
     """A connection to the broker that ``transport`` names; each of its hosts is tried once.
 
+    :ivar blocked: True while the broker takes no messages from us: its disk or memory is almost full.
+        It says so after the first that it did not take; :meth:`read` hears it
     :raises LOST: if none of them can be reached or lets us in
     """
 
     def __init__(self, transport: Any) -> None:
         driver = transport._driver
         retries = max(len(driver._url.hosts), 1) - 1
-        self._connection = driver._connection_pool.create(driver_common.PURPOSE_LISTEN, retry=retries)
+        pool = driver._connection_pool
+        self._connection = _Connection(pool.conf, pool.url, driver_common.PURPOSE_LISTEN, retry=retries)
         self.channel = self._connection.channel
         # Otherwise the body is turned into text by whatever character set the sender names.
         self.channel.auto_decode = False
         self._amqp = self.channel.connection
         self.socket = self._amqp.transport.sock
+        self.socket.settimeout(ANSWER_TIMEOUT_S)
+        self.blocked = False
+        self._amqp.on_blocked = self._on_blocked
+        self._amqp.on_unblocked = self._on_unblocked
 
     @property
     def prefetch(self) -> int:
@@ -187,6 +216,12 @@ class Link:
         """Cut the connection; whoever waits on it gets an error. May be called from any thread."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _on_blocked(self, _reason: str) -> None:
+        self.blocked = True
+
+    def _on_unblocked(self) -> None:
+        self.blocked = False
 
     def _exchange(self, name: str) -> Any:
         return _entity.Exchange(

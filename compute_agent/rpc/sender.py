@@ -5,9 +5,10 @@ oslo.messaging's pool of connections is not used: during an outage a connection 
 its heartbeat, which reconnects without an end, and whoever wants to send then waits for as long and
 can't be woken. Here an attempt either succeeds or fails, within its time.
 
-Invariants: messages of one sender go out in the order of the calls; after an attempt that failed in
-whatever way the connection is given up, so that no confirmation is ever taken for another's; nothing
-but :meth:`Sender.close` is needed to unblock whoever sends.
+Invariants: messages of one sender go out in the order of the calls; nothing but :meth:`Sender.close` is
+needed to unblock whoever sends. After an attempt that failed the connection is given up. Only one that
+the broker has blocked (its disk or memory is almost full) is kept, and nothing more is put into it: the
+broker would not even see it closed, and an agent that goes on connecting is the last thing it needs.
 """
 
 import contextlib
@@ -31,6 +32,17 @@ DRAIN_TIMEOUT_S = 0.001
 
 class Unroutable(Exception):
     """There is no queue for a message that had to reach one, or not even the exchange."""
+
+
+class Refused(MessageDeliveryFailure):  # type: ignore[misc]
+    """The broker could not keep a message: a queue that it was for does not take it."""
+
+
+class Blocked(TimeoutError):
+    """The broker takes no messages from anybody: its disk or its memory is almost full."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker takes no messages: its disk or its memory is almost full")
 
 
 class Incomplete(Exception):
@@ -75,6 +87,7 @@ class Sender:
         :param expires_after_s: seconds after which the broker may drop it
         :param timeout: seconds for all of it but connecting, which takes its own
         :raises Unroutable: if it is mandatory and reached no queue, or there is no such exchange
+        :raises Blocked: if the broker takes no messages right now (one of LOST)
         :raises LOST: if it was not confirmed: the broker may have it or not
         """
         deadline = time.monotonic() + timeout
@@ -163,9 +176,11 @@ class Sender:
     def _line_for(self, exchange: str) -> Iterator["_Line"]:
         """Give the line for an attempt, and give it up if the attempt fails in whatever way."""
         line = self._connected()
-        line.begin()
         try:
+            line.begin()
             yield line
+        except Blocked:
+            raise
         except amqp.exceptions.NotFound as error:
             self._drop()
             raise Unroutable(f"there is no exchange {exchange!r}") from error
@@ -213,6 +228,7 @@ class _Line:
     def __init__(self, link: Link, declares: str | None) -> None:
         self.link = link
         self.returned: Exception | None = None
+        self._routing_key = ""
         self._sent = 0
         self._first = 0
         self._unconfirmed: set[int] = set()
@@ -226,9 +242,20 @@ class _Line:
             raise
 
     def begin(self) -> None:
-        """Begin an attempt: nothing is on its way, nothing has come back."""
+        """Begin an attempt: nothing of it is on its way, nothing has come back.
+
+        :raises Blocked: if the broker still is
+        :raises LOST: if the connection was lost meanwhile
+        """
         self.returned = None
         self._first = self._sent
+        self._unconfirmed.clear()
+        self._refused.clear()
+        if self.link.blocked:
+            with contextlib.suppress(TimeoutError):
+                while self.link.blocked:
+                    self.link.read(DRAIN_TIMEOUT_S)
+            self._check_blocked()
 
     def publish(
         self,
@@ -244,6 +271,7 @@ class _Line:
         :param deadline: of :func:`time.monotonic`
         :raises LOST: if it could not be sent by then
         """
+        self._routing_key = routing_key
         self._sent += 1
         self._unconfirmed.add(self._sent)
         self.link.publish(
@@ -259,17 +287,25 @@ class _Line:
         """Wait until the broker has everything that was sent.
 
         :param deadline: of :func:`time.monotonic`
-        :raises LOST: if it was not confirmed by then, or refused
+        :raises Blocked: as soon as the broker says so
+        :raises Refused: if it refused one
+        :raises LOST: if it was not confirmed by then
         """
         while self._unconfirmed and not self._refused:
             self._read(deadline)
+            if self._unconfirmed:
+                self._check_blocked()
         if self._refused:
-            raise MessageDeliveryFailure("the broker could not keep the message")
+            raise Refused("the broker could not keep the message")
 
     def first_confirmed(self, number: int) -> int:
         """Return how many of the attempt's first messages were confirmed, of ``number``."""
         missing = self._unconfirmed | self._refused | {self._sent + 1}
         return min(min(missing) - self._first - 1, number)
+
+    def _check_blocked(self) -> None:
+        if self.link.blocked:
+            raise Blocked
 
     def _read(self, deadline: float) -> None:
         left = deadline - time.monotonic()
@@ -288,7 +324,11 @@ class _Line:
         self._refused |= refused
 
     def _told(self, number: int, all_before: bool) -> set[int]:
-        return {one for one in self._unconfirmed if one <= number} if all_before else {number}
+        """Return which of the attempt's messages an answer is about; those of an earlier one don't matter."""
+        if all_before:
+            return {one for one in self._unconfirmed if one <= number}
+        return {number} if number > self._first else set()
 
-    def _on_returned(self, reason: Exception, _exchange: str, _routing_key: str, _message: Any) -> None:
-        self.returned = reason
+    def _on_returned(self, reason: Exception, _exchange: str, routing_key: str, _message: Any) -> None:
+        if routing_key == self._routing_key:  # else it is one of an earlier attempt that was blocked
+            self.returned = reason

@@ -60,16 +60,17 @@ class Server:
         self._places = concurrency.Semaphore(QUESTIONS_AT_ONCE)
         self._hypervisor_places = concurrency.Semaphore(QUESTIONS_AT_ONCE)
         self._stopped = concurrency.Event()
+        self._held: set[str] = set()
         self.consumer = Consumer(transport, server=manager.identity.host, on_batch=self.on_batch)
 
     def start(self) -> None:
         """Begin to consume."""
         self.consumer.start()
 
-    def stop(self) -> None:
-        """Take nothing more; what was taken is in the journal."""
+    def stop(self, timeout: float = 5.0) -> None:
+        """Take nothing more; what was taken is in the journal. At most ``timeout`` seconds."""
         self._stopped.set()
-        self.consumer.stop(timeout=5.0)
+        self.consumer.stop(timeout)
 
     def on_batch(self, messages: list[RawMessage]) -> None:
         """Take in what has arrived."""
@@ -119,7 +120,7 @@ class Server:
             return arrival
         readable = {"method": request.method[:64]}
         if request.method in QUESTIONS:
-            if request.reply_q:
+            if request.is_call:
                 return arrival
             misuse = errors.InvalidArguments(f"{request.method} is a question: it is asked by call")
             return dataclasses.replace(arrival, refusal=misuse, readable=readable)
@@ -145,7 +146,7 @@ class Server:
         for number, arrival in enumerate(arrivals):
             request = arrival.request
             if number in accepted:
-                if request is not None and request.reply_q:
+                if request is not None and request.is_call:
                     concurrency.spawn(self._reply_record, request, accepted[number])
             elif request is not None and request.method in QUESTIONS and arrival.refusal is None:
                 self._ask(request)
@@ -208,11 +209,16 @@ class Server:
         if reason not in self._manager.health:
             LOG.error("no messages are taken: %s: %s", reason, message)
         self._manager.health[reason] = message
+        self._held.add(reason)
         self.consumer.pause()
 
     def release(self, reason: str) -> None:
         """Take messages again, when nothing else holds them back."""
-        if self._manager.health.pop(reason, None) is not None and not self._manager.health:
+        self._manager.health.pop(reason, None)
+        if reason not in self._held:
+            return
+        self._held.remove(reason)
+        if not self._held:
             LOG.info("messages are taken again")
             self.consumer.resume()
 

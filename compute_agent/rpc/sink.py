@@ -16,7 +16,7 @@ from compute_agent.model import clock
 from compute_agent.rpc import envelope
 from compute_agent.rpc.link import LOST
 from compute_agent.rpc.names import EVENTS_KEY, EXCHANGE
-from compute_agent.rpc.sender import SEND_TIMEOUT_S, Incomplete, Sender, Unroutable
+from compute_agent.rpc.sender import SEND_TIMEOUT_S, Incomplete, Refused, Sender, Unroutable
 
 PRIORITY = "INFO"
 
@@ -66,7 +66,8 @@ class BrokerSink:
                 bodies, exchange=self._exchange, routing_key=EVENTS_KEY, timeout=self._timeout
             )
         except Incomplete as error:
-            raise SinkUnavailable(str(error), error.confirmed) from error
+            refused = isinstance(error.__cause__, Refused)
+            raise SinkUnavailable(str(error), error.confirmed, refused=refused) from error
 
     def close(self) -> None:
         """Disconnect; whoever publishes gets :class:`SinkUnavailable`."""

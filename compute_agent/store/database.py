@@ -106,7 +106,7 @@ class Store:
 
     :param path: of the file; it is made if there is none
     :raises sqlite3.DatabaseError: if the file is damaged
-    :raises schema.TooNew: if a later release wrote it
+    :raises schema.Incompatible: if this release can't work on it
     """
 
     def __init__(self, path: str) -> None:

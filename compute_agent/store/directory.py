@@ -58,7 +58,7 @@ class StateDirectory:
         """Open the state file as ``host_name``'s.
 
         :raises Unusable: if it was made for another host, or can't be opened now (no room, no right, in use)
-        :raises schema.TooNew: if a later release wrote it
+        :raises schema.Incompatible: if this release can't work on the file
         """
         store, reset = self._open_or_replace()
         store.identity = store.write(lambda tx: host.identify(tx, host_name, self._host_id()))

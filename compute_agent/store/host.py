@@ -2,7 +2,6 @@
 """What the state file knows of the host: its identity, and the reasons against new guests."""
 
 import secrets
-import time
 import uuid
 
 from compute_agent.model import clock
@@ -48,7 +47,7 @@ def digest_key(tx: Transaction) -> bytes:
 
 def new_epoch() -> str:
     """Return a UUIDv7 (RFC 9562): its first 48 bits are the time in ms, so epochs sort by age."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    value = int(clock.unix() * 1000) << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))

@@ -9,10 +9,10 @@ import msgspec
 from compute_agent.model import clock, errors
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState
-from compute_agent.store import host
+from compute_agent.store import host, records
 from compute_agent.store.database import Transaction
 
-_decode = msgspec.json.Decoder(InstanceRecord).decode
+_decode = records.decoder(InstanceRecord)
 
 
 def find(tx: Transaction, uuid: str) -> InstanceRecord | None:

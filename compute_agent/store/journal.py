@@ -12,9 +12,10 @@ import msgspec
 
 from compute_agent.model import clock
 from compute_agent.model.operation import Operation
+from compute_agent.store import records
 from compute_agent.store.database import Transaction
 
-_decode = msgspec.json.Decoder(Operation).decode
+_decode = records.decoder(Operation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +118,22 @@ def live(tx: Transaction, after: str = "") -> list[Operation]:
     return [_decode(row[0]) for row in rows]
 
 
+def worked_on(tx: Transaction, instance_uuid: str) -> bool:
+    """Return whether an operation on an instance has begun and not ended."""
+    query = "SELECT 1 FROM operations WHERE instance_uuid = ? AND state = 'running' LIMIT 1"
+    return tx.row(query, instance_uuid) is not None
+
+
 def busy(tx: Transaction, instance_uuid: str) -> bool:
     """Return whether an operation on an instance has not ended."""
     query = "SELECT 1 FROM operations WHERE instance_uuid = ? AND state IN ('accepted', 'running') LIMIT 1"
     return tx.row(query, instance_uuid) is not None
+
+
+def runs(tx: Transaction, operation_id: str) -> bool:
+    """Return whether an operation has begun and not ended."""
+    query = "SELECT 1 FROM operations WHERE operation_id = ? AND state = 'running'"
+    return tx.row(query, operation_id) is not None
 
 
 def page(

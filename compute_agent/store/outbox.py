@@ -14,13 +14,11 @@ import msgspec
 from compute_agent.model import clock
 from compute_agent.model.event import Cause, Event, EventType
 from compute_agent.model.instance import InstanceRecord
-from compute_agent.store import host
+from compute_agent.store import host, records
 from compute_agent.store.database import Transaction
 
 SENT = "sent_seq"
 AGED = "aged_seq"
-
-_decode = msgspec.json.Decoder(Event).decode
 
 
 def append(
@@ -124,4 +122,4 @@ def age_out(tx: Transaction, before: str, keep: int, limit: int = 1000) -> int:
 
 
 def _events(rows: list[Any]) -> list[Event]:
-    return [msgspec.structs.replace(_decode(body), seq=seq) for seq, body in rows]
+    return [msgspec.structs.replace(records.event(body), seq=seq) for seq, body in rows]

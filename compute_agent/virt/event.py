@@ -6,7 +6,7 @@ Mitaka, Queens), with *crashed* added: a guest whose hypervisor process died is 
 was switched off.
 """
 
-import time
+from compute_agent.model import clock
 
 EVENT_LIFECYCLE_STARTED = 0
 EVENT_LIFECYCLE_STOPPED = 1
@@ -40,7 +40,7 @@ class Event:
     """
 
     def __init__(self, timestamp: float | None = None) -> None:
-        self.timestamp = time.time() if timestamp is None else timestamp
+        self.timestamp = clock.unix() if timestamp is None else timestamp
 
     def get_timestamp(self) -> float:
         """Return when it happened, in seconds since the epoch."""

@@ -5,10 +5,11 @@ Members of the published contracts that returned objects of their own (consoles,
 instance information) return these; those that returned dictionaries or lists still do.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
+from compute_agent.model.errors import ComputeError
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 
@@ -62,12 +63,21 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a host or a request is not fit, and what to do about it."""
+    """Why a host or a request is not fit, and what to do about it.
+
+    ``code`` is that of the error which a verb would end with for it; None where it is the host's alone.
+    """
 
     message: str
+    code: str | None = None
     remedy: str = ""
     severity: str = "error"
     """``error`` or ``warning``"""
+
+    @classmethod
+    def of(cls, error: ComputeError, remedy: str = "") -> Self:
+        """Return ``error`` as a problem; ``remedy`` instead of its hint."""
+        return cls(message=error.message, code=error.code, remedy=remedy or error.hint or "")
 
 
 class Console(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ def check_instances(conf: Any) -> Findings:
 def check_identity(conf: Any) -> Findings:
     """Whose state file it is."""
     path = pathlib.Path(conf.state_path)
-    host, version = _recorded(path / "state.db")
+    host, version, contract = _recorded(path / "state.db")
     if host not in (None, conf.host_name):
         yield error(
             IDENTITY,
@@ -60,7 +60,7 @@ def check_identity(conf: Any) -> Findings:
     else:
         known = "its state file says so, too" if host else "there is no state file yet"
         yield good(IDENTITY, f"called {conf.host_name}; {known}")
-    if version > _newest():
+    if not _may_work_on(version, contract):
         yield error(
             IDENTITY, f"the state file was written by a later release ({version})", "install that one"
         )
@@ -117,20 +117,21 @@ def _room(path: pathlib.Path, reserve: int) -> Findings:
         yield warning(STATE, f"only {free // MIB} MiB are free", "make room: the journal and the events grow")
 
 
-def _recorded(path: pathlib.Path) -> tuple[str | None, int]:
-    """Return the host that a state file is for, and the version of its tables."""
+def _recorded(path: pathlib.Path) -> tuple[str | None, int, int]:
+    """Return the host that a state file is for, the version of its tables, and the oldest that will do."""
     if not path.exists():
-        return None, 0
+        return None, 0, 0
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         row = connection.execute("SELECT value FROM meta WHERE key = 'host'").fetchone()
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-    return (row[0] if row else None), int(version)
+        contract = connection.execute("SELECT value FROM meta WHERE key = 'contract'").fetchone()
+    return (row[0] if row else None), int(version), int(contract[0] if contract else version)
 
 
-def _newest() -> int:
-    from compute_agent.store.schema import UPGRADES
+def _may_work_on(version: int, contract: int) -> bool:
+    from compute_agent.store.schema import may_work_on
 
-    return len(UPGRADES)
+    return may_work_on(version, contract)
 
 
 def _in_use(lock: pathlib.Path) -> bool:

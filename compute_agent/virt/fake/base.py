@@ -5,6 +5,7 @@ Every public member that a concern fills in is wrapped where its class is made, 
 can be armed at any of them, and so that none answers while the hypervisor is away.
 """
 
+import dataclasses
 import functools
 import uuid
 from collections.abc import Callable, Mapping
@@ -45,6 +46,16 @@ WITHOUT_HYPERVISOR = frozenset(
     }
 )
 """Members that answer while the hypervisor is away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A step to be, of a member that needs no list of its own; the fields are those of a Step."""
+
+    name: str
+    do: Callable[[], object]
+    done: Callable[[], bool] | None = None
+    undo: Callable[[], object] | None = None
 
 
 class FakeBase(ComputeDriver):
@@ -106,6 +117,15 @@ class FakeBase(ComputeDriver):
 
         given: dict[str, Any] = {} if done is None else {"done": done}
         return Step(name, act, undo=take_back if undo else None, detail=detail, **given)
+
+    def _run(self, member: str, instance: Instance, *parts: Part) -> None:
+        """Do the parts of a member, or leave nothing of them."""
+        steps.run(
+            [
+                self._step(member, part.name, instance, part.do, done=part.done, undo=part.undo)
+                for part in parts
+            ]
+        )
 
     def _meet(self, point: str, instance_uuid: str | None, needs_hypervisor: bool = True) -> None:
         if self.faults.armed:

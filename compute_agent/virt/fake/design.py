@@ -10,6 +10,7 @@ from typing import Any
 from compute_agent.model import errors
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
+from compute_agent.model.secrets import public
 from compute_agent.model.vif import Vif
 from compute_agent.virt import block_device
 from compute_agent.virt.fake.world import Device, Disk, Nic
@@ -184,7 +185,7 @@ def root_size(instance: Instance, image: Image) -> int:
 
 def image_key(image: Image) -> str:
     """Return what names an image in the cache."""
-    return image.checksum or image.id or image.url
+    return image.checksum or image.id or public(image.url)
 
 
 def has_agent(instance: Instance, image: Image | None) -> bool:

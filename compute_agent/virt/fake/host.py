@@ -188,7 +188,8 @@ class FakeHost(FakeBase):
         if self.hypervisor.away is None:
             return None
         message = f"the hypervisor does not answer: {self.hypervisor.away}"
-        return [Problem(message=message, remedy='append {"hypervisor": "back"} to the ledger')]
+        away = errors.HypervisorUnavailable(message)
+        return [Problem.of(away, 'append {"hypervisor": "back"} to the ledger')]
 
     def check_parameters(self, instance: Instance) -> list[Problem] | None:
         """Return what is wrong with an instance's description wherever it is to run."""
@@ -196,7 +197,7 @@ class FakeHost(FakeBase):
             instance.check()
             design.design(instance.named(), instance.image, None)
         except errors.ComputeError as error:
-            return [Problem(message=error.message, remedy=error.hint or "")]
+            return [Problem.of(error)]
         return None
 
     def validate_parameters(self, instance: Instance) -> list[Problem] | None:
@@ -206,14 +207,14 @@ class FakeHost(FakeBase):
         least = flavor.min_memory_mb or flavor.memory_mb
         free_mb = size.memory_mb - self.hypervisor.world.memory_kb // 1024
         if least > free_mb:
-            found.append(Problem(message=f"{least} MiB are asked for, {free_mb} are free"))
+            found.append(_lack(f"{least} MiB are asked for, {free_mb} are free"))
         free_vcpus = size.vcpus - self.hypervisor.world.vcpus
         if flavor.vcpus > free_vcpus:
-            found.append(Problem(message=f"{flavor.vcpus} processors are asked for, {free_vcpus} are free"))
+            found.append(_lack(f"{flavor.vcpus} processors are asked for, {free_vcpus} are free"))
         try:
             network.check(instance.network_info)
         except errors.NetworkUnavailable as error:
-            found.append(Problem(message=error.message, remedy=error.hint or ""))
+            found.append(Problem.of(error))
         return found or None
 
     def get_ancillary_files(self) -> tuple[list[str], list[str]]:
@@ -274,3 +275,7 @@ def _inventory(total: int, reserved: int, ratio: float) -> dict[str, Any]:
         "step_size": 1,
         "allocation_ratio": ratio,
     }
+
+
+def _lack(message: str) -> Problem:
+    return Problem.of(errors.InsufficientResources(message))

@@ -7,12 +7,11 @@ there already does nothing and tells nothing.
 """
 
 import dataclasses
-import time
 from typing import Any
 
 from compute_agent import concurrency
 from compute_agent.conf import CONF
-from compute_agent.model import errors
+from compute_agent.model import clock, errors
 from compute_agent.model.states import PowerState
 from compute_agent.virt import event as virt_event
 from compute_agent.virt.fake.ledger import Ledger
@@ -93,7 +92,7 @@ class Hypervisor:
         """Return the processor time that a guest has used since it was started, in ns."""
         if domain.running_since is None:
             return domain.cpu_ns
-        return domain.cpu_ns + int(max(0.0, time.time() - domain.running_since) * CPU_SHARE * 1e9)
+        return domain.cpu_ns + int(max(0.0, clock.unix() - domain.running_since) * CPU_SHARE * 1e9)
 
     # --- changing ------------------------------------------------------------------------------------
 
@@ -135,10 +134,13 @@ class Hypervisor:
             raise errors.InvalidState("a guest that is up can't be undefined")
         self.effect("undefine", uuid, domain=None)
 
-    def start(self, uuid: str, paused: bool = False, origin: str = "host") -> None:
+    def start(
+        self, uuid: str, paused: bool = False, origin: str = "host", started_by: str | None = None
+    ) -> None:
         """Boot a guest that is off.
 
         :param paused: hold it before its first instruction
+        :param started_by: the work that does it, where that has to be known later
         :raises InvalidState: if it is suspended: booting would lose its memory
         :raises InsufficientResources: if the host has no room for it
         """
@@ -149,7 +151,13 @@ class Hypervisor:
             raise errors.InvalidState("the instance is suspended", hint="resume it, or power_off first")
         text = f"{domain.name}: boot {domain.starts + 1}\r\n"
         self._go(
-            domain, "start", paused, console=_tail(domain.console + text), starts=domain.starts + 1, cpu_ns=0
+            domain,
+            "start",
+            paused,
+            console=_tail(domain.console + text),
+            starts=domain.starts + 1,
+            started_by=started_by,
+            cpu_ns=0,
         )
         self._tell(
             uuid, virt_event.EVENT_LIFECYCLE_PAUSED if paused else virt_event.EVENT_LIFECYCLE_STARTED, origin
@@ -227,7 +235,7 @@ class Hypervisor:
     def _go(self, domain: Domain, effect: str, paused: bool = False, **changes: Any) -> None:
         changes["mem_kb"] = domain.mem_kb if domain.is_up else self.check_room(domain)
         changes["power"] = PowerState.PAUSED if paused else PowerState.RUNNING
-        changes["running_since"] = None if paused else time.time()
+        changes["running_since"] = None if paused else clock.unix()
         self.effect(effect, domain.uuid, domain=changes)
 
     def _halt(self, domain: Domain, effect: str, power: PowerState) -> None:

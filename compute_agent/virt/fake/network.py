@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from compute_agent import steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.image import Image
@@ -12,7 +13,8 @@ from compute_agent.model.vif import Vif
 from compute_agent.virt.contract.base import Context, NetworkInfo
 from compute_agent.virt.contract.compat import refers_to
 from compute_agent.virt.fake import counters, design
-from compute_agent.virt.fake.base import FakeBase
+from compute_agent.virt.fake.base import FakeBase, Part
+from compute_agent.virt.fake.world import Nic
 
 if TYPE_CHECKING:
     from compute_agent.model.instance import InstanceRecord
@@ -43,28 +45,56 @@ class FakeNetwork(FakeBase):
         self, context: Context, instance: Instance, image_meta: Image | None, vif: Vif
     ) -> None:
         """Give a guest an interface."""
-        domain = self.hypervisor.get(instance.uuid)
+        domain, uuid = self.hypervisor.get(instance.uuid), instance.uuid
         fresh = design.nic(vif)
-        if domain.nics.get(vif.id) == fresh:
-            return
-        if any(nic.mac == fresh.mac or nic.id == fresh.id for nic in domain.nics.values()):
+        there = domain.nics.get(vif.id) == fresh
+        if not there and any(nic.mac == fresh.mac or nic.id == fresh.id for nic in domain.nics.values()):
             raise errors.DeviceBusy(
                 f"the guest has an interface with the address {fresh.mac}", retryable=False
             )
+        known = any(one.id == vif.id for one in instance.network_info)
+        ours = not known and (not there or steps.current().resumed)
         check([vif])
-        plug(self, instance, [vif])
-        nics = {**domain.nics, vif.id: fresh}
-        self.hypervisor.effect("attach_interface", instance.uuid, domain={"nics": nics})
+        self._run(
+            "attach_interface",
+            instance,
+            Part(
+                "plug",
+                lambda: plug(self, instance, [vif]),
+                undo=(lambda: self._unplug(instance, vif)) if ours else None,
+            ),
+            Part(
+                "device",
+                lambda: self._set_nics("attach_interface", uuid, {**domain.nics, vif.id: fresh}),
+                done=lambda: vif.id in self.hypervisor.get(uuid).nics,
+                undo=(lambda: self._take_nic(uuid, vif)) if ours else None,
+            ),
+        )
 
     def detach_interface(self, context: Context, instance: Instance, vif: Vif) -> None:
         """Take an interface from a guest."""
-        domain = self.hypervisor.get(instance.uuid)
-        if vif.id in domain.nics:
-            if domain.is_up and vif.id in self.hypervisor.held:
-                raise errors.DeviceBusy(f"the guest does not release {vif.id}")
-            nics = {key: nic for key, nic in domain.nics.items() if key != vif.id}
-            self.hypervisor.effect("detach_interface", instance.uuid, domain={"nics": nics})
-        self._unplug(instance, vif)
+        self.hypervisor.get(instance.uuid)
+        self._run(
+            "detach_interface",
+            instance,
+            Part("device", lambda: self._release_nic(instance.uuid, vif)),
+            Part("unplug", lambda: self._unplug(instance, vif)),
+        )
+
+    def _release_nic(self, uuid: str, vif: Vif) -> None:
+        domain = self.hypervisor.get(uuid)
+        if vif.id in domain.nics and domain.is_up and vif.id in self.hypervisor.held:
+            raise errors.DeviceBusy(f"the guest does not release {vif.id}")
+        self._take_nic(uuid, vif)
+
+    def _take_nic(self, uuid: str, vif: Vif) -> None:
+        nics = self.hypervisor.get(uuid).nics
+        if vif.id in nics:
+            left = {key: nic for key, nic in nics.items() if key != vif.id}
+            self._set_nics("detach_interface", uuid, left)
+
+    def _set_nics(self, effect: str, uuid: str, nics: dict[str, Nic]) -> None:
+        self.hypervisor.effect(effect, uuid, domain={"nics": nics})
 
     def _unplug(self, instance: Instance, vif: Vif) -> None:
         plugged = self.hypervisor.world.plugged.get(instance.uuid, {})

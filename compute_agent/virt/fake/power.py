@@ -31,10 +31,22 @@ class FakePower(FakeBase):
         bad_volumes_callback: Callable[..., Any] | None = None,
     ) -> list[Step]:
         """Return the parts of :meth:`reboot`."""
-        soft = reboot_type.upper() == SOFT
+        soft, token, uuid = reboot_type.upper() == SOFT, self._token(), instance.uuid
+
+        def booted() -> bool:
+            """Whether an attempt that was interrupted got as far as booting it again."""
+            domain = self.hypervisor.find(uuid)
+            return domain is not None and domain.started_by == token
+
         return [
-            self._step("reboot", "stop", instance, lambda: self._end(instance, soft)),
-            self._step("reboot", "start", instance, lambda: self.hypervisor.start(instance.uuid)),
+            self._step("reboot", "stop", instance, lambda: self._end(instance, soft), done=booted),
+            self._step(
+                "reboot",
+                "start",
+                instance,
+                lambda: self.hypervisor.start(uuid, started_by=token),
+                done=lambda: booted() and self.hypervisor.get(uuid).is_up,
+            ),
         ]
 
     def reboot(
@@ -125,7 +137,7 @@ class FakePower(FakeBase):
 
     def poll_rebooting_instances(self, timeout: float, instances: Sequence[Instance]) -> None:
         """Reboot those hard whose guests have not come up again within ``timeout`` seconds."""
-        now = time.time()
+        now = clock.unix()
         for instance in instances:
             record = self.virtapi.instance_record(instance.uuid)
             if record is None or _age(record.updated_at, now) < timeout:

@@ -64,11 +64,43 @@ class _Rescue:
         ]
 
     def back(self) -> list[Step]:
+        """The rescue disk goes last: until then all can be put back as it was."""
+        before, disk, ran = self._domain.devices, self._directory.disks.get(DISK), self._domain.is_up
+
+        def keep_disk() -> None:
+            if disk is not None and not self._has_disk():
+                self._set_disks({**self._directory.disks, DISK: disk})
+
+        def rescue_again() -> None:
+            if disk is not None and not self._rescued():
+                changes = {"devices": before, "own_devices": self._domain.devices}
+                self._hypervisor.effect("rescue", self._uuid, domain=changes)
+
+        def run_again() -> None:
+            if ran and self._rescued():
+                self._start()
+
+        # An earlier attempt may have got that far: then what it was like before is not known any more.
+        out = not self._rescued()
         return [
-            self._step("unrescue", "stop", self._stop, done=lambda: not self._rescued()),
-            self._step("unrescue", "define", self._put_back, done=lambda: not self._rescued()),
-            self._step("unrescue", "disk", self._drop_disk, done=lambda: not self._has_disk()),
-            self._step("unrescue", "start", self._start, done=lambda: self._domain.is_up),
+            self._step("unrescue", "stop", self._stop, done=lambda: not self._rescued(), undo=run_again),
+            self._step(
+                "unrescue",
+                "define",
+                self._put_back,
+                done=lambda: not self._rescued(),
+                undo=None if out else rescue_again,
+            ),
+            self._step(
+                "unrescue",
+                "start",
+                self._start,
+                done=lambda: self._domain.is_up,
+                undo=None if out else self._stop,
+            ),
+            self._step(
+                "unrescue", "disk", self._drop_disk, done=lambda: not self._has_disk(), undo=keep_disk
+            ),
         ]
 
     def _step(self, member: str, name: str, do: Any, **probes: Any) -> Step:

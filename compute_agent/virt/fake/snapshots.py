@@ -10,6 +10,7 @@ from compute_agent import steps
 from compute_agent.model import errors
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
+from compute_agent.model.secrets import public
 from compute_agent.virt.contract.base import Context
 from compute_agent.virt.fake import storage
 from compute_agent.virt.fake.base import FakeBase
@@ -112,7 +113,7 @@ class _Snapshot:
         hypervisor = self._driver.hypervisor
         self._tell(task_state=UPLOADING, expected_state=PENDING)
         if self.url in hypervisor.unreachable:
-            raise errors.ImageUnavailable(f"{self.url} can't be reached")
+            raise errors.ImageUnavailable(f"{public(self.url)} can't be reached")
         host = hypervisor.world.host
         uploads = {**host.uploads, self.url: self._uuid}
         hypervisor.effect("upload", None, host=msgspec.structs.replace(host, uploads=uploads))

@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 
+from compute_agent import steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.block_device import BlockDevice
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
+from compute_agent.model.secrets import public
 from compute_agent.virt.block_device import DEFAULT_ROOT
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context
 from compute_agent.virt.contract.storage import ConnectionInfo
 from compute_agent.virt.fake import design
-from compute_agent.virt.fake.base import FakeBase
+from compute_agent.virt.fake.base import FakeBase, Part
 from compute_agent.virt.fake.hypervisor import Hypervisor, free_bytes
 from compute_agent.virt.fake.world import Device, Domain
 
@@ -46,18 +48,33 @@ class FakeStorage(FakeBase):
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
         """Give a guest a volume."""
-        domain = self.hypervisor.get(instance.uuid)
+        domain, uuid = self.hypervisor.get(instance.uuid), instance.uuid
         volume = design.volume_id(connection_info)
         there = find_volume(domain, volume)
-        if there is not None:
-            if mountpoint is None or there.target == mountpoint.removeprefix("/dev/"):
-                return
+        if there is not None and mountpoint is not None and there.target != mountpoint.removeprefix("/dev/"):
             raise errors.DeviceBusy(f"volume {volume} is attached as {there.target}", retryable=False)
-        device = design.volume_device(
+        kind = str(connection_info["driver_volume_type"])
+        known = any(device.volume_id == volume for device in instance.block_device_mapping)
+        ours = not known and (there is None or steps.current().resumed)
+
+        device = there or design.volume_device(
             domain.devices, connection_info, volume, mountpoint, disk_bus, device_type
         )
-        connect(self.hypervisor, instance.uuid, volume, str(connection_info["driver_volume_type"]))
-        self._set_devices("attach_volume", domain, {**domain.devices, device.target: device})
+        self._run(
+            "attach_volume",
+            instance,
+            Part(
+                "connect",
+                lambda: connect(self.hypervisor, uuid, volume, kind),
+                undo=(lambda: disconnect(self.hypervisor, uuid, volume)) if ours else None,
+            ),
+            Part(
+                "device",
+                lambda: self._set_devices("attach_volume", uuid, {**domain.devices, device.target: device}),
+                done=lambda: find_volume(self.hypervisor.get(uuid), volume) is not None,
+                undo=(lambda: self._take_device("detach_volume", uuid, volume)) if ours else None,
+            ),
+        )
 
     def detach_volume(
         self,
@@ -68,15 +85,28 @@ class FakeStorage(FakeBase):
         encryption: Mapping[str, Any] | None = None,
     ) -> None:
         """Take a volume from a guest."""
-        domain = self.hypervisor.get(instance.uuid)
-        volume = design.volume_id(connection_info)
+        self.hypervisor.get(instance.uuid)
+        uuid, volume = instance.uuid, design.volume_id(connection_info)
+        self._run(
+            "detach_volume",
+            instance,
+            Part("device", lambda: self._release_volume(uuid, volume)),
+            Part("disconnect", lambda: disconnect(self.hypervisor, uuid, volume)),
+        )
+
+    def _release_volume(self, uuid: str, volume: str) -> None:
+        domain = self.hypervisor.get(uuid)
+        there = find_volume(domain, volume)
+        if there is not None and domain.is_up and volume in self.hypervisor.held:
+            raise errors.DeviceBusy(f"the guest does not release {there.target}")
+        self._take_device("detach_volume", uuid, volume)
+
+    def _take_device(self, effect: str, uuid: str, volume: str) -> None:
+        domain = self.hypervisor.get(uuid)
         there = find_volume(domain, volume)
         if there is not None:
-            if domain.is_up and volume in self.hypervisor.held:
-                raise errors.DeviceBusy(f"the guest does not release {there.target}")
             left = {target: d for target, d in domain.devices.items() if target != there.target}
-            self._set_devices("detach_volume", domain, left)
-        disconnect(self.hypervisor, instance.uuid, volume)
+            self._set_devices(effect, uuid, left)
 
     def swap_volume(
         self,
@@ -88,15 +118,40 @@ class FakeStorage(FakeBase):
         resize_to: int,
     ) -> None:
         """Let a guest use another volume in the place of one."""
-        domain = self.hypervisor.get(instance.uuid)
+        domain, uuid = self.hypervisor.get(instance.uuid), instance.uuid
         old, new = design.volume_id(old_connection_info), design.volume_id(new_connection_info)
         if find_volume(domain, new) is None:
-            there = attached(domain, old)
-            connect(self.hypervisor, instance.uuid, new, str(new_connection_info["driver_volume_type"]))
-            size = resize_to * design.GIB or there.size
-            swapped = msgspec.structs.replace(there, source=new, size=size, chain=[])
-            self._set_devices("swap_volume", domain, {**domain.devices, there.target: swapped})
-        disconnect(self.hypervisor, instance.uuid, old)
+            attached(domain, old)
+        old_kind, new_kind = (
+            str(info["driver_volume_type"]) for info in (old_connection_info, new_connection_info)
+        )
+        self._run(
+            "swap_volume",
+            instance,
+            Part(
+                "connect",
+                lambda: connect(self.hypervisor, uuid, new, new_kind),
+                undo=lambda: disconnect(self.hypervisor, uuid, new),
+            ),
+            Part(
+                "device",
+                lambda: self._swap(uuid, old, new, resize_to * design.GIB),
+                undo=lambda: self._swap(uuid, new, old, 0),
+            ),
+            Part(
+                "disconnect",
+                lambda: disconnect(self.hypervisor, uuid, old),
+                undo=lambda: connect(self.hypervisor, uuid, old, old_kind),
+            ),
+        )
+
+    def _swap(self, uuid: str, old: str, new: str, size: int) -> None:
+        """Put one volume in the place of another, unless it is there already."""
+        domain = self.hypervisor.get(uuid)
+        there = find_volume(domain, old)
+        if there is not None:
+            swapped = msgspec.structs.replace(there, source=new, size=size or there.size, chain=[])
+            self._set_devices("swap_volume", uuid, {**domain.devices, there.target: swapped})
 
     def extend_volume(self, connection_info: ConnectionInfo, instance: Instance) -> None:
         """Tell a guest that a volume has grown."""
@@ -105,10 +160,10 @@ class FakeStorage(FakeBase):
         size = int((connection_info.get("data") or {}).get("size_gb", 0)) * design.GIB
         if size > there.size:
             grown = msgspec.structs.replace(there, size=size)
-            self._set_devices("extend_volume", domain, {**domain.devices, there.target: grown})
+            self._set_devices("extend_volume", instance.uuid, {**domain.devices, there.target: grown})
 
-    def _set_devices(self, effect: str, domain: Domain, devices: dict[str, Device]) -> None:
-        self.hypervisor.effect(effect, domain.uuid, domain={"devices": devices})
+    def _set_devices(self, effect: str, uuid: str, devices: dict[str, Device]) -> None:
+        self.hypervisor.effect(effect, uuid, domain={"devices": devices})
 
     def get_volume_connector(self, instance: Instance | None) -> dict[str, Any]:
         """Return what a storage service has to know of this host."""
@@ -269,7 +324,7 @@ def cache(hypervisor: Hypervisor, image: Image) -> None:
     :raises ImageUnavailable: if it can't be reached
     """
     if image.url in hypervisor.unreachable:
-        raise errors.ImageUnavailable(f"{image.url} can't be reached")
+        raise errors.ImageUnavailable(f"{public(image.url)} can't be reached")
     host = hypervisor.world.host
     images = {**host.images, design.image_key(image): image.size_bytes or DEFAULT_IMAGE_BYTES}
     hypervisor.effect("fetch", None, host=msgspec.structs.replace(host, images=images))

@@ -58,8 +58,9 @@ class Domain(msgspec.Struct):
     """A guest.
 
     ``token`` is the work that made it: an operation's id, or one of a direct call. ``starts``
-    counts how often it was started since it was defined. ``described`` is the instance without its secrets.
-    ``own_devices`` are kept there while it is rescued. Times in s and ns, memory in KiB.
+    counts how often it was started since it was defined, ``started_by`` is the work that did so last (a
+    reboot's). ``described`` is the instance without its secrets. ``own_devices`` are kept there while it is
+    rescued. Times in s and ns, memory in KiB.
     """
 
     uuid: str
@@ -69,6 +70,7 @@ class Domain(msgspec.Struct):
     described: dict[str, Any] | None = None
     power: PowerState = PowerState.SHUTDOWN
     starts: int = 0
+    started_by: str | None = None
     vcpus: int = 1
     max_mem_kb: int = 0
     mem_kb: int = 0

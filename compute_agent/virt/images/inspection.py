@@ -12,6 +12,7 @@ encryption) is looked at here.
 
 import dataclasses
 import posix
+import re
 import struct
 from typing import Any
 
@@ -22,6 +23,9 @@ HEAD_BYTES = 8 * 2**20
 """Of the file's beginning that is looked at: all that the formats put their facts into."""
 TAIL_BYTES = 64 * 1024
 _CHUNK_BYTES = 2**20
+_DESCRIPTOR_START, _DESCRIPTOR_END = 512, 2**20
+_PARENTLESS = re.compile(rb"^[ \t]*parentcid[ \t]*=[ \t]*ffffffff[ \t]*\r?$", re.MULTILINE)
+_EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)\b.*$", re.MULTILINE)
 _LUKS_MAGIC = b"LUKS\xba\xbe"
 _QCOW_MAGIC = b"QFI\xfb"
 _PLAIN = frozenset({"raw", "gpt", "iso"})
@@ -55,6 +59,8 @@ def inspect(fd: int, declared: DiskFormat, *, max_virtual_size: int) -> Inspecte
         )
     if declared is DiskFormat.QCOW2:
         _check_qcow2(posix.pread(fd, 104, 0), size)
+    if declared is DiskFormat.VMDK:
+        _check_vmdk(posix.pread(fd, _DESCRIPTOR_END, 0))
     if declared is DiskFormat.VDI:
         _check_vdi(posix.pread(fd, 512, 0), size)
     return Inspected(format=declared, virtual_size=virtual_size)
@@ -143,6 +149,18 @@ def _check_qcow2(header: bytes, file_size: int) -> None:
         raise errors.ImageUnsafe("the qcow2 image's first table is too small for its size")
     if l1_offset + l1_size * 8 > file_size or refcount_offset + refcount_clusters * cluster > file_size:
         raise errors.ImageUnavailable(f"the image ends before its tables do, at {file_size} bytes")
+
+
+def _check_vmdk(head: bytes) -> None:
+    """Check the descriptor for what makes QEMU look for a parent, or for data in another file.
+
+    :raises ImageUnsafe: if it has that
+    """
+    text = head[_DESCRIPTOR_START:].partition(b"\0")[0].lower()
+    if b"parentfilenamehint" in text or _PARENTLESS.search(text) is None:
+        raise errors.ImageUnsafe("the vmdk image stands on another one")
+    if len(_EXTENT.findall(text)) != 1 or struct.unpack_from("<Q", head, 12)[0] == 0:
+        raise errors.ImageUnsafe("the vmdk image keeps its data in other files")
 
 
 def _check_vdi(header: bytes, file_size: int) -> None:

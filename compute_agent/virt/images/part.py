@@ -53,6 +53,16 @@ class Part:
                     _write_all(self.fd, block, self.size + start)
         self.size += len(chunk)
 
+    def restart(self) -> None:
+        """Forget all that came.
+
+        :raises DiskFull: never in practice; typed as every failure to write is
+        """
+        with _typed(self.path):
+            posix.ftruncate(self.fd, 0)
+        self._hashes = {name: hashlib.new(name) for name in self._hashes}
+        self.size = 0
+
     def copy_from(self, fd: int, limit: int) -> int:
         """Append at most ``limit`` bytes of ``fd``, from where this file ends; return how many came.
 

@@ -3,7 +3,8 @@
 
 ``[images] allowed_sources`` holds prefixes. They are compared part by part, never as mere
 text: ``https://images.example.org`` does not allow ``https://images.example.org.evil.net``, and
-``..`` leads nowhere.
+``..`` leads nowhere, escaped as often as you like. A prefix of a whole scheme (``https://``) opens the
+world, but neither this host nor its link: for those, see :mod:`addresses`, a prefix has to name the host.
 
 A file is opened in two moves so that nobody can swap it in between: first as a mere handle,
 which opens neither a device nor a FIFO; then the handle itself is asked what it is and where,
@@ -12,25 +13,41 @@ and read through. What a link led to is judged, not the link's name.
 
 import contextlib
 import dataclasses
+import ipaddress
 import os
 import posix
+import re
 import stat
 import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from compute_agent.conf import CONF
 from compute_agent.model import errors
+from compute_agent.model.secrets import public
+from compute_agent.virt.images import addresses
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PRINTABLE = frozenset(map(chr, range(0x21, 0x7F))) - {"\\"}
+"""What a url of the network is made of: parsers disagree about the rest."""
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An allowed source. ``path`` is set for files: absolute, not resolved."""
+    """An allowed source.
+
+    :param path: of a file: absolute, not resolved
+    :param image_id: of an image that the image service has
+    :param inner: whether it may be this host, or on its link
+    """
 
     url: str
     scheme: str
     path: str | None = None
+    image_id: str | None = None
+    inner: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +70,7 @@ class OpenFile:
 
 def shown(url: str) -> str:
     """Return ``url`` as a message may show it: a query may hold a signature."""
-    return url.partition("?")[0][:512]
+    return public(url)[:512]
 
 
 def allow(url: str) -> Source:
@@ -66,11 +83,48 @@ def allow(url: str) -> Source:
         source = Source(url, "file", _file_path(url, parts))
         _check_place(source, os.path.realpath(source.path or ""))
         return source
+    if parts.scheme == "glance":
+        return _glance(url, parts)
     if parts.scheme not in _DEFAULT_PORTS:
         raise _refused(url, f"there is no source for {parts.scheme}://")
-    if not any(_matches(parts, _split(prefix)) for prefix in _allowed(parts.scheme)):
+    return _network(url, parts)
+
+
+def _network(url: str, parts: urllib.parse.SplitResult) -> Source:
+    host = _checked_host(url, parts)
+    prefixes = [prefix for prefix in map(_split, _allowed(parts.scheme)) if _matches(parts, prefix)]
+    if not prefixes:
         raise _refused(url, "it is not in [images] allowed_sources")
-    return Source(url, parts.scheme)
+    inner = any(prefix.hostname and addresses.names_inner(prefix.hostname) for prefix in prefixes)
+    if addresses.names_inner(host) and not inner:
+        raise _refused(url, "it is on this host or its link, which [images] allowed_sources does not name")
+    return Source(url, parts.scheme, inner=inner)
+
+
+def _checked_host(url: str, parts: urllib.parse.SplitResult) -> str:
+    """Return the host of a url that every parser understands alike."""
+    if not _PRINTABLE.issuperset(url):
+        raise _refused(url, "it has characters that have to be escaped")
+    if parts.fragment:
+        raise _refused(url, "# is to be written %23")
+    host = parts.hostname or ""
+    try:
+        if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+            ipaddress.IPv4Address(host)  # no 127.1, and no other ways to hide an address
+        elif not _HOST.fullmatch(host):
+            ipaddress.IPv6Address(host)
+    except ValueError:
+        raise _refused(url, "it names no host") from None
+    return host
+
+
+def _glance(url: str, parts: urllib.parse.SplitResult) -> Source:
+    if not _IMAGE_ID.fullmatch(parts.netloc) or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise _refused(url, "glance:// is followed by an image's id alone")
+    for prefix in map(_split, _allowed("glance")):
+        if prefix.netloc in ("", parts.netloc):
+            return Source(url, "glance", image_id=parts.netloc)
+    raise _refused(url, "it is not in [images] allowed_sources")
 
 
 @contextlib.contextmanager
@@ -171,16 +225,26 @@ def _matches(url: urllib.parse.SplitResult, prefix: urllib.parse.SplitResult) ->
 
 
 def _port(parts: urllib.parse.SplitResult) -> int | None:
-    return parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    return _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
 
 
 def _below(path: str, prefix: str) -> bool:
+    """Compare as the server may: it may unescape a path, even twice, before it looks for ``..``."""
+    for form in _unescaped(path):
+        segments = form.replace("\\", "/").split("/")
+        if any(segment.partition(";")[0] in (".", "..") for segment in segments):
+            return False
     if prefix in ("", "/"):
         return True
-    segments = urllib.parse.unquote(path).replace("\\", "/").split("/")
-    if ".." in segments:
-        return False
     return path == prefix or path.startswith(prefix.rstrip("/") + "/")
+
+
+def _unescaped(path: str) -> Iterator[str]:
+    """Yield ``path``, then unescaped once, and again, until that changes nothing."""
+    yield path
+    while (plain := urllib.parse.unquote(path)) != path:
+        yield plain
+        path = plain
 
 
 def _refused(url: str, reason: str) -> errors.ImageUnavailable:

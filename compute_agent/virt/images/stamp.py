@@ -6,6 +6,8 @@ are those that the stamp names: what was written to later, or half-written by a 
 not used.
 """
 
+import contextlib
+import os
 import posix
 
 import msgspec
@@ -26,6 +28,7 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     :param verified: the checksum that it was compared with
     :param size: of the cached file, in bytes
     :param mtime_ns: of the cached file
+    :param file_sha256: of the cached file, where that is not what was fetched; None in stamps of old
     """
 
     url: str
@@ -37,6 +40,12 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     mtime_ns: int
     made_at: clock.Timestamp
+    file_sha256: str | None = None
+
+    @property
+    def contents_sha256(self) -> str | None:
+        """Of the cached file; None if nobody knows it."""
+        return self.file_sha256 or (self.sha256 if self.size == self.source_size else None)
 
 
 def write(path: str, stamp: Stamp) -> None:
@@ -46,9 +55,12 @@ def write(path: str, stamp: Stamp) -> None:
     try:
         posix.write(fd, msgspec.json.encode(stamp))
         posix.fsync(fd)
+        posix.rename(part, path + SUFFIX)
+    except OSError:
+        posix.unlink(part)
+        raise
     finally:
         posix.close(fd)
-    posix.rename(part, path + SUFFIX)
 
 
 def read(path: str) -> Stamp | None:
@@ -73,3 +85,23 @@ def fits(path: str, stamp: Stamp) -> bool:
     except OSError:
         return False
     return (found.st_size, found.st_mtime_ns) == (stamp.size, stamp.mtime_ns)
+
+
+def remove(path: str) -> None:
+    """Take the stamp of the image at ``path`` away: from now on, nobody uses the image."""
+    with contextlib.suppress(FileNotFoundError):
+        posix.unlink(path + SUFFIX)
+
+
+def touch(path: str) -> None:
+    """Note that the image at ``path`` is used now."""
+    with contextlib.suppress(OSError):
+        os.utime(path + SUFFIX)
+
+
+def last_used_s(path: str) -> float:
+    """Return when the image at ``path`` was used last, in seconds since 1970; now, if that can't be told."""
+    try:
+        return posix.stat(path + SUFFIX).st_mtime
+    except OSError:
+        return clock.unix()

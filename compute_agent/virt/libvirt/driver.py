@@ -6,12 +6,13 @@ Each concern is a class in a module of its own; what this release does not offer
 """
 
 from compute_agent.virt.libvirt.hostinfo import LibvirtHost
+from compute_agent.virt.libvirt.imagecache import LibvirtImages
 from compute_agent.virt.virtapi import VirtAPI
 
 __all__ = ["LibvirtDriver"]
 
 
-class LibvirtDriver(LibvirtHost):
+class LibvirtDriver(LibvirtImages, LibvirtHost):
     """QEMU guests, with and without KVM, through libvirt.
 
     :param virtapi: what the driver may ask of the agent

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import libvirt
 
-from compute_agent import concurrency
+from compute_agent import concurrency, steps
 from compute_agent.virt import event as virt_event
 from compute_agent.virt.libvirt.connection import RawEvent
 
@@ -144,7 +144,12 @@ class Expectation:
         self.begun = False
 
     def begin(self) -> None:
-        """Say that the change is really made now. May be called from a native thread."""
+        """Say that the change is really made now. May be called from a native thread.
+
+        :raises Timeout, Cancelled: if the operation is over: a call that hung and was given up changes
+            nothing when it comes back
+        """
+        steps.current().check()
         self.begun = True
 
 

@@ -127,6 +127,8 @@ def _write(path: str, note: msgspec.Struct) -> None:
     temporary = f"{path}.new"
     with open(temporary, "wb") as file:
         file.write(msgspec.json.encode(note))
+        file.flush()
+        os.fsync(file.fileno())  # a note that a host's crash has emptied would tell nothing
     os.rename(temporary, path)
 
 

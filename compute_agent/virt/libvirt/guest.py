@@ -142,7 +142,7 @@ def _end_start(domain: libvirt.virDomain) -> None:
 def _cut_off(evidence: str) -> errors.HypervisorError:
     return errors.HypervisorError(
         "libvirtd was killed in the middle of a start and keeps the domain as starting ever since",
-        hint="stop libvirtd, remove the domain's file in /run/libvirt/qemu, start libvirtd; no QEMU runs for it",
+        hint="stop libvirtd, remove the domain's file in /run/libvirt/qemu, start libvirtd again",
         evidence=evidence,
     )
 

@@ -144,9 +144,9 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
             yield from fitness.check_versions(self._host.ask(fitness.versions))
             self._facts()
         except errors.HypervisorUnavailable as error:
-            yield Problem(message=error.message, remedy="start libvirtd; check [libvirt] connection_uri")
+            yield Problem.of(error, "start libvirtd; check [libvirt] connection_uri")
         except errors.ComputeError as error:
-            yield Problem(message=error.message, remedy=error.hint or "see libvirtd's log")
+            yield Problem.of(error, error.hint or "see libvirtd's log")
         if self._host.given_up:
             yield Problem(
                 message=f"{self._host.given_up} calls to libvirt were given up and have not come back",
@@ -175,5 +175,5 @@ def _problems(*checks: Callable[[], object]) -> list[Problem] | None:
         try:
             check()
         except errors.ComputeError as error:
-            found.append(Problem(message=error.message, remedy=error.hint or ""))
+            found.append(Problem.of(error))
     return found or None

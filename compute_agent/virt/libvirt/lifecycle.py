@@ -17,7 +17,7 @@ from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, InjectedFiles, NetworkInfo
-from compute_agent.virt.libvirt import files, guest, metadata
+from compute_agent.virt.libvirt import fencing, files, guest, metadata
 from compute_agent.virt.libvirt.diagnostics import LibvirtDiagnostics
 from compute_agent.virt.libvirt.power import LibvirtPower
 from compute_agent.virt.libvirt.spawn import Spawn
@@ -137,12 +137,17 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         return self._on_disk(files.is_there, self._paths(instance).directory)
 
     def delete_instance_files(self, instance: Instance) -> bool:
-        """Remove the instance's files; return whether they are gone."""
-        self._on_disk(files.remove_directory, self._paths(instance))
+        """Remove the instance's files; return False where they are another host's or a later placement's."""
+        try:
+            self._on_disk(fencing.remove, self._paths(instance), instance.generation)
+        except (errors.WrongHost, errors.StaleGeneration, errors.InvalidState) as error:
+            LOG.warning("the files of instance %s stay: %s", instance.uuid, error.message)
+            return False
         return True
 
     def set_description(self, instance: Instance) -> None:
         """Put a changed description into the domain; the operation that made the domain stays in it."""
+        self._on_disk(fencing.raise_generation, self._paths(instance), instance.generation)
         found = metadata.read(self._host.ask_guest(instance.uuid, guest.definition))
         operation_id = found.operation_id if found else None
         described = metadata.describe(instance.named(), instance.generation, operation_id)

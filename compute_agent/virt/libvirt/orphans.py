@@ -10,7 +10,7 @@ import libvirt
 from compute_agent.model import errors
 from compute_agent.model.states import PowerState
 from compute_agent.virt.info import Description, Orphan
-from compute_agent.virt.libvirt import files, guest, metadata
+from compute_agent.virt.libvirt import fencing, guest, metadata
 from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
 from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
 
@@ -40,17 +40,15 @@ class LibvirtOrphans(LibvirtLifecycle):
         )
 
     def list_orphans(self, known: Collection[str] = ()) -> list[Orphan]:
-        """Return domains and instance directories of none of ``known``."""
+        """Return domains and instance directories of none of ``known``. Another host's are no orphans."""
         domains = {seen.uuid: seen for seen in self._host.ask(guest.see_all)}
         made = [
             Orphan(kind="domain", id=f"domain:{seen.uuid}", detail=f"{seen.name}, {seen.state.name.lower()}")
             for seen in domains.values()
             if seen.uuid not in known
         ]
-        for uuid in self._on_disk(_directories, self._instances_path):
-            if uuid not in known:
-                detail = InstancePaths(self._instances_path, uuid).directory
-                made.append(Orphan(kind="directory", id=f"directory:{uuid}", detail=detail))
+        for uuid, detail in self._on_disk(_directories, self._instances_path, known):
+            made.append(Orphan(kind="directory", id=f"directory:{uuid}", detail=detail))
         return made
 
     def destroy_orphan(self, orphan_id: str) -> None:
@@ -58,6 +56,7 @@ class LibvirtOrphans(LibvirtLifecycle):
 
         :raises InvalidArguments: if it is not an id that :meth:`list_orphans` gives
         :raises InvalidState: if a directory's domain is still there
+        :raises WrongHost: if a directory is another host's
         """
         found = _ORPHAN_ID.fullmatch(orphan_id)
         if found is None:
@@ -71,18 +70,20 @@ class LibvirtOrphans(LibvirtLifecycle):
             raise errors.InvalidState(
                 "the directory's domain is still there", hint="destroy the domain first"
             )
-        self._on_disk(files.remove_directory, InstancePaths(self._instances_path, uuid))
+        self._on_disk(fencing.remove, InstancePaths(self._instances_path, uuid))
 
 
 def _describe(domain: libvirt.virDomain) -> tuple[str, PowerState, str]:
     return domain.name(), guest.observe(domain), guest.definition(domain)
 
 
-def _directories(instances_path: str) -> list[str]:
-    """Return the uuids that have a directory, half-deleted ones too. In a native thread."""
+def _directories(instances_path: str, known: Collection[str]) -> list[tuple[str, str]]:
+    """Return the directories of none of ``known``, half-deleted ones too, by uuid. In a native thread."""
     try:
         entries = os.listdir(instances_path)
     except FileNotFoundError:
         return []
     names = {entry.removesuffix(_REMOVED) for entry in entries}
-    return sorted(name for name in names if is_instance_directory(name))
+    unknown = sorted(name for name in names if is_instance_directory(name) and name not in known)
+    found = [(uuid, InstancePaths(instances_path, uuid)) for uuid in unknown]
+    return [(uuid, paths.directory) for uuid, paths in found if not fencing.is_anothers(paths)]

@@ -17,7 +17,7 @@ from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
-from compute_agent.virt.libvirt import events, files, guest, networks
+from compute_agent.virt.libvirt import events, fencing, files, guest, networks
 from compute_agent.virt.libvirt.base import LibvirtBase
 from compute_agent.virt.libvirt.events import Expectation
 
@@ -42,14 +42,24 @@ class LibvirtPower(LibvirtBase):
         """Boot the guest; one that runs, or is paused, stays as it is."""
         self._check_bootable(instance)
         self._check_networks(network_info)
-        self._start(instance.uuid, instance.start_paused)
+        self._start(instance, instance.start_paused)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
         """Ask the guest to shut down, after ``timeout`` seconds pull the plug. Drops what suspend saved."""
+        steps.run(self.power_off_steps(instance, timeout, retry_interval))
+
+    def power_off_steps(
+        self, instance: Instance, timeout: float = 0, retry_interval: float = 0
+    ) -> list[Step]:
+        """Return the parts of :meth:`power_off`."""
+        uuid = instance.uuid
+        made = [
+            Step("stop", lambda: self._stop(uuid)),
+            Step("drop_save", lambda: self._host.act_guest(uuid, guest.drop_save)),
+        ]
         if timeout > 0:
-            self._shut_down(instance.uuid, timeout, retry_interval)
-        self._stop(instance.uuid)
-        self._host.act_guest(instance.uuid, guest.drop_save)
+            made.insert(0, Step("ask", lambda: self._shut_down(uuid, timeout, retry_interval)))
+        return made
 
     def reboot(
         self,
@@ -93,7 +103,13 @@ class LibvirtPower(LibvirtBase):
 
     def suspend(self, context: Context, instance: Instance) -> None:
         """Write the guest's memory to disk and end its QEMU; survives a boot of the host."""
-        uuid = instance.uuid
+        steps.run(self.suspend_steps(instance))
+
+    def suspend_steps(self, instance: Instance) -> list[Step]:
+        """Return the parts of :meth:`suspend`."""
+        return [Step("save", lambda: self._save(instance.uuid))]
+
+    def _save(self, uuid: str) -> None:
         with self._relay.expecting(
             uuid, events.SUSPENDED, self._is_in(uuid, PowerState.SUSPENDED)
         ) as expected:
@@ -108,6 +124,7 @@ class LibvirtPower(LibvirtBase):
     ) -> None:
         """Bring a suspended guest back; it runs then, also if it was paused before."""
         self._check_networks(network_info)
+        self._check_ours(instance)
         uuid = instance.uuid
         with self._relay.expecting(uuid, events.RESUMED, self._is_in(uuid, PowerState.RUNNING)) as expected:
             self._host.act_guest(uuid, guest.restore, expected, steps.current().resumed)
@@ -139,7 +156,16 @@ class LibvirtPower(LibvirtBase):
         if network_info:
             self._on_disk(networks.check, network_info)
 
-    def _start(self, uuid: str, paused: bool = False) -> None:
+    def _check_ours(self, instance: Instance) -> None:
+        self._on_disk(fencing.check, self._paths(instance), instance.generation)
+
+    def _start(self, instance: Instance, paused: bool = False) -> None:
+        """Boot a guest.
+
+        :raises WrongHost, StaleGeneration: if its disks belong to another host or a later placement
+        """
+        self._check_ours(instance)
+        uuid = instance.uuid
         transition, state = (
             (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)
         )
@@ -182,6 +208,7 @@ class _Reboot:
         self, driver: LibvirtPower, instance: Instance, network_info: NetworkInfo, soft: bool
     ) -> None:
         self._driver = driver
+        self._instance = instance
         self._uuid = instance.uuid
         self._paths = driver._paths(instance)
         self._network_info = network_info
@@ -197,6 +224,7 @@ class _Reboot:
 
     def _note(self) -> None:
         self._driver._check_networks(self._network_info)
+        self._driver._check_ours(self._instance)  # also before it is stopped: it could not be started again
         seen = self._driver._host.ask_guest(self._uuid, guest.see)
         if self._operation_id is not None:
             note = files.Reboot(operation_id=self._operation_id, domain_id=seen.domain_id)
@@ -226,4 +254,4 @@ class _Reboot:
 
     def _start(self) -> None:
         # The note stays: if we are killed right here, it tells the next attempt that all is done.
-        self._driver._start(self._uuid)
+        self._driver._start(self._instance)

@@ -257,7 +257,7 @@ class Spawn:
 
     def _start(self) -> None:
         try:
-            self._driver._start(self._uuid, self._instance.start_paused)
+            self._driver._start(self._instance, self._instance.start_paused)
         except errors.HypervisorError as error:
             raise self._driver._with_last_words(error, self._instance) from error
 

@@ -31,7 +31,7 @@ def power_state(state: int, reason: int, saved: bool) -> PowerState:
 def is_starting(state: int, reason: int) -> bool:
     """Return whether a domain is in the middle of its start.
 
-    Where libvirtd was killed right then, the next one keeps the domain like that for ever. It takes no job but its
-    end; not even that, if libvirtd had not come to start QEMU (both seen with libvirt 9.0).
+    Where libvirtd was killed right then, the next one keeps the domain like that for ever. It takes no job
+    but its end; not even that, if libvirtd had not come to start QEMU (both seen with libvirt 9.0).
     """
     return (state, reason) == _STARTING

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,9 +14,12 @@ import pytest
 
 from compute_agent.rpc import consumer as consumers
 from compute_agent.rpc.consumer import Consumer, RawMessage, count_consumers
-from tests.functional.rpc.conftest import DEADLINE_S, QUEUE, Taker
+from compute_agent.rpc.names import EXCHANGE
+from tests.functional.rpc.conftest import DEADLINE_S, HOST, QUEUE, Taker
+from tests.rig import wire
 from tests.rig.broker import Broker
 from tests.rig.process import wait_until
+from tests.rig.sender import Sender, UndeliverableError
 
 Publish = Callable[..., None]
 Consume = Callable[..., Consumer]
@@ -242,6 +246,25 @@ def test_a_deleted_queue_is_declared_again(
     wait_until(lambda: broker.has_queue(QUEUE) and consumer.connected, DEADLINE_S, "the queue")
     publish(b"one")
     assert len(taker.wait_for(1)) == 1
+
+
+def test_a_deleted_exchange_is_declared_and_bound_again(
+    consume: Consume, broker: Broker, channel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "DECLARE_INTERVAL_S", 0.2)
+    taker = Taker()
+    consumer = consume(taker)
+    channel.exchange_delete(EXCHANGE)
+
+    def arrives() -> bool:
+        with Sender(broker.transport_url, HOST) as to, contextlib.suppress(*wire.BROKEN, UndeliverableError):
+            to.publish_raw(b"one")
+            return True
+        return False
+
+    wait_until(arrives, DEADLINE_S, "a bound queue")
+    assert bytes(taker.wait_for(1)[0].body) == b"one"
+    assert consumer.connected and consumer.problem is None
 
 
 def test_an_outage_is_told_once_and_survived(

@@ -18,6 +18,7 @@ from tests.rig.sender import Sender
 
 IMAGE = Path("/images/any.qcow2")
 SECRETS = ("s3cret-password", "s3cret-token", "s3cret-header", "s3cret-data", "s3cret-file", "s3cret-chap")
+SECRETS += ("s3cret-signature",)
 ENTRY = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \d+ (?P<level>[A-Z]+) (?P<logger>\S+) (?P<rest>.*)$")
 
 
@@ -54,6 +55,7 @@ def test_no_secret_is_in_logs_events_or_answers_and_none_stays_in_the_journal(
     b64 = {name: base64.b64encode(f"s3cret-{name}".encode()).decode() for name in ("data", "file")}
     instance = describe(IMAGE, user_data=b64["data"])
     instance["image"]["headers"] = {"X-Auth-Token": "s3cret-header"}
+    instance["image"]["url"] = "https://images.example.org/any.qcow2?X-Signature=s3cret-signature"
     instance["block_device_mapping"] = [_volume()]
     secrets: dict[str, Any] = {
         "admin_password": "s3cret-password",

@@ -120,6 +120,27 @@ def test_what_does_not_end_in_time_goes_on_after_the_next_start(
     receiver.assert_gapless()
 
 
+def test_however_short_its_time_it_ends_well_and_says_what_stays_in_the_journal(
+    receiver: Receiver, agent: Callable[..., Agent], sender: Callable[[Agent], Sender], tmp_path: Path
+) -> None:
+    faults = ("spawn.start=hang", "cleanup_host=hang")
+    one = agent(sections=fake(tmp_path, *faults) | {"DEFAULT": {"graceful_shutdown_timeout": 1}})
+    operation = sender(one).cast("spawn", instance=describe(IMAGE))
+    receiver.wait_for(type="operation.started", operation_id=operation)
+    assert one.stop(timeout=20).code == 0
+    assert "operations stay in the journal: 1 running" in one.log_text()
+
+
+def test_sigterm_ends_a_start_that_is_under_way(agent: Callable[..., Agent], tmp_path: Path) -> None:
+    one = agent(sections=fake(tmp_path, "init_host=slow:3"), start=False)
+    one.start(wait=False)
+    one.notify.wait_status("reaching the hypervisor", timeout=20)
+    assert one.stop(timeout=20).code == 0
+    assert "Traceback" not in one.log_text()
+    assert not one.notify.ready
+    assert not [status for status in one.notify.values("STATUS") if "comparing" in status]
+
+
 # --- SIGHUP ------------------------------------------------------------------------------------------
 
 

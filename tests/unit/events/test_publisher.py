@@ -4,12 +4,13 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from compute_agent import concurrency
 from compute_agent.events.publisher import Publisher
-from compute_agent.events.sink import SinkUnavailable
+from compute_agent.events.sink import Sink, SinkUnavailable
 from compute_agent.model.event import EventType
 from compute_agent.store import host, outbox
 from compute_agent.store.database import Store
@@ -22,6 +23,8 @@ class Broker:
         self.up = True
         self.lose_every = 0
         self.calls = 0
+        self.refuses: int | None = None
+        self.windows: list[int] = []
         self.got: list[int | None] = []
 
     def publish(self, event: dict[str, Any], *, context: dict[str, Any], expires_after_s: float) -> None:
@@ -29,10 +32,13 @@ class Broker:
 
     def publish_all(self, events: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         concurrency.sleep(0)
+        self.windows.append(len(events))
         for number, (event, _context) in enumerate(events):
             self.calls += 1
             if not self.up:
                 raise SinkUnavailable("down", number)
+            if event["seq"] == self.refuses:
+                raise SinkUnavailable("a queue is full", number, refused=True)
             self.got.append(event["seq"])
             if self.lose_every and self.calls % self.lose_every == 0:
                 raise SinkUnavailable("the confirmation was lost", number)
@@ -127,3 +133,40 @@ def test_more_events_than_are_kept_in_memory_are_read_back(
     wait_sent(publisher, 253)
     publisher.stop()
     assert broker.got == list(range(1, 254))
+
+
+def test_after_a_refusal_events_go_one_by_one_for_a_while(store: Store) -> None:
+    broker = Broker()
+    broker.refuses = 3
+    publisher = Publisher(store, broker)
+    tell(store, 6)
+    publisher.start()
+    while len(broker.windows) < 2:
+        concurrency.sleep(0.005)
+    assert "a queue is full" in (publisher.problem or "")
+    broker.refuses = None
+    wait_sent(publisher, 6)
+    publisher.stop()
+    assert broker.got == [1, 2, 3, 4, 5, 6]
+    assert broker.windows[0] == 6 and set(broker.windows[1:]) == {1}
+    assert publisher.problem is None
+
+
+def test_a_report_that_can_not_be_sent_shows_that_the_broker_is_away(store: Store) -> None:
+    sink = mock.create_autospec(Sink, instance=True)
+    sink.publish.side_effect = SinkUnavailable("down")
+    publisher = Publisher(store, sink)
+    publisher.start()
+    report = store.read(lambda tx: outbox.unsent(tx, 0, 1))
+    assert report == [] and publisher.problem is None
+    tell(store)
+    event = store.read(lambda tx: outbox.unsent(tx, 0, 1))[0]
+    publisher.send_ephemeral(event, 1.0)
+    while publisher.problem is None:
+        concurrency.sleep(0.005)
+    assert "down" in publisher.problem
+    sink.publish.side_effect = None
+    publisher.send_ephemeral(event, 1.0)
+    while publisher.problem is not None:
+        concurrency.sleep(0.005)
+    publisher.stop()

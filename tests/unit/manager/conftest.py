@@ -40,6 +40,7 @@ class House:
         self.manager.external_events = events
         self.manager.observer = Observer(self.manager)
         self.manager.observer.start()
+        self.manager.engine.before_again = self.manager.observer.before_again
         self.manager.engine.before_end = self.manager.observer.before_end
         self.driver.init_host("node-1")
         reconcile.after_start(self.manager)

@@ -5,8 +5,10 @@ import pytest
 
 from compute_agent.model import errors
 from compute_agent.model.questions import QUESTIONS
+from compute_agent.virt.fake.hypervisor import Size
 from tests.unit.manager.conftest import House
 
+NOBODY = "99999999-9999-4999-8999-999999999999"
 NOT_HERE = ("interface_stats",)
 """Questions about what the instance of this test has not: an interface."""
 
@@ -94,6 +96,45 @@ def test_a_plan_names_the_steps_and_does_none(house: House) -> None:
     assert [problem["code"] for problem in wrong["problems"]] == ["InstanceNotFound"]
 
 
+def test_what_stands_against_a_verb_hides_none_of_its_steps_and_has_the_code_that_it_would_end_with(
+    house: House,
+) -> None:
+    instance = {
+        "uuid": "11111111-1111-4111-8111-111111111111",
+        "flavor": {"vcpus": 1, "memory_mb": 64},
+        "image": {"url": "file:///i/a"},
+    }
+    good = house.question("plan", verb="spawn", arguments={"instance": instance})
+    house.driver.hypervisor.size = Size(vcpus=1, memory_mb=1024, local_gb=1)
+    large = instance | {"flavor": {"vcpus": 1, "memory_mb": 4096}}
+    bad = house.question("plan", verb="spawn", arguments={"instance": large})
+    assert [step["step"] for step in bad["steps"]] == [step["step"] for step in good["steps"]]
+    (problem,) = bad["problems"]
+    ended = house.do("spawn", instance=large)
+    assert ended.error is not None
+    assert problem["code"] == ended.error.code == "InsufficientResources"
+    for name in ("check_parameters", "validate_parameters"):
+        told = house.question(name, instance=large)["problems"]
+        assert all(problem["code"] == "InsufficientResources" for problem in told)
+
+
+def test_a_verb_that_may_not_start_has_its_steps_in_a_plan(house: House) -> None:
+    uuid = house.spawn()
+    there = {"uuid": uuid, "flavor": {"vcpus": 1, "memory_mb": 64}, "image": {"url": "file:///i/a"}}
+    for verb, arguments, code in (
+        ("spawn", {"instance": there}, "InstanceExists"),
+        ("unpause", {"instance_uuid": uuid, "if_revision": 999}, "PreconditionFailed"),
+        ("destroy", {"instance_uuid": uuid, "if_revision": 999}, "PreconditionFailed"),
+    ):
+        planned = house.question("plan", verb=verb, arguments=arguments)
+        assert [problem["code"] for problem in planned["problems"]] == [code]
+        assert planned["steps"]
+    enabling = house.question("plan", verb="set_host_enabled", arguments={"enabled": True})
+    assert (enabling["problems"], len(enabling["steps"])) == ([], 1)
+    nobody = house.question("plan", verb="destroy", arguments={"instance_uuid": NOBODY})
+    assert (nobody["problems"], nobody["steps"]) == ([], [])
+
+
 def test_explain_says_what_is_done_and_what_may_be_done(house: House) -> None:
     uuid = house.spawn()
     answer = house.question("explain", instance_uuid=uuid)
@@ -103,9 +144,18 @@ def test_explain_says_what_is_done_and_what_may_be_done(house: House) -> None:
 
 
 def test_secrets_are_not_in_answers(house: House) -> None:
-    uuid = house.spawn(user_data="czNjcmV0", image={"url": "file:///i/a", "headers": {"X": "s3cret"}})
-    for name in ("get_instance", "explain"):
-        text = str(house.question(name, instance_uuid=uuid))
+    url = "https://me:s3cret@images.example.org/a?signature=s3cret"
+    uuid = house.spawn(user_data="czNjcmV0", image={"url": url, "headers": {"X": "s3cret"}})
+    wanted = {"get_instance": {"instance_uuid": uuid}, "explain": {"instance_uuid": uuid}}
+    for name in (
+        "get_instance",
+        "explain",
+        "get_snapshot",
+        "list_instances",
+        "list_operations",
+        "get_events",
+    ):
+        text = str(house.question(name, **wanted.get(name, {})))
         assert "czNjcmV0" not in text
         assert "s3cret" not in text
     assert "czNjcmV0" not in str(house.events())

@@ -103,6 +103,26 @@ def test_what_no_single_field_can_say_is_checked_too(more: dict[str, Any]) -> No
         instance.check()
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h.example/a/b?X-Sig=s3cret&x=1#f", "https://h.example/a/b"),
+        ("https://me:s3cret@h.example/a@b", "https://h.example/a@b"),
+        ("https://h.example?s3cret/x@y", "https://h.example"),
+        ("https://h.example#s3cret", "https://h.example"),
+        ("file:///images/a", "file:///images/a"),
+    ],
+)
+def test_of_an_address_only_the_place_leaves(url: str, shown: str) -> None:
+    made = decode.arguments(
+        {"instance": SPAWN["instance"] | {"image": {"url": url}, "kernel": url}}, arguments.Spawn
+    )
+    told = secrets.redacted(made)["instance"]
+    assert (told["image"]["url"], told["kernel"], told["ramdisk"]) == (shown, shown, None)
+    left = secrets.without(made).instance
+    assert (left.image.url, left.kernel, left.ramdisk) == (shown, shown, None)
+
+
 def test_secrets_do_not_leave() -> None:
     values = SPAWN | {"admin_password": "s3cret", "injected_files": [["/etc/x", "czNjcmV0"]]}
     values["instance"] = SPAWN["instance"] | {

@@ -72,7 +72,7 @@ def test_a_hung_call_keeps_its_lane_and_no_place(rig: Rig) -> None:
     try:
         hung = rig.do("spawn", instance=instance())
         assert hung.error is not None and hung.error.code == "Timeout"
-        behind = rig.ask("destroy", instance_uuid=UUID)
+        behind = rig.ask("spawn", instance=instance())
         assert rig.do("spawn", instance=instance(2)).state is O.SUCCEEDED
         assert rig.engine.waiting == 1, "the lane of the hung one is closed"
         gate.set()
@@ -80,6 +80,26 @@ def test_a_hung_call_keeps_its_lane_and_no_place(rig: Rig) -> None:
     finally:
         gate.set()
         CONF.clear_override("max_concurrent_builds")
+        pool.close()
+
+
+def test_a_hung_guest_can_be_taken_away_and_nothing_else_is_done_to_it(rig: Rig) -> None:
+    gate, pool = concurrency._native_threading.Event(), concurrency.NativePool("hung", 1)
+    rig.do("spawn", instance=instance())
+    rig.stage.acts["pause"] = lambda job: pool.call_within(0.05, gate.wait, 10)
+    try:
+        assert rig.do("pause", instance_uuid=UUID).error is not None
+        asked = rig.ask("reboot", instance_uuid=UUID, reboot_type="HARD")
+        concurrency.sleep(0.02)
+        assert rig.do("destroy", instance_uuid=UUID).state is O.SUCCEEDED
+        assert rig.end_of(asked).state is O.CANCELLED
+        again = rig.ask("spawn", instance=instance(generation=1))
+        concurrency.sleep(0.02)
+        assert rig.engine.waiting == 1, "the call has not come back yet"
+        gate.set()
+        assert rig.end_of(again).state is O.SUCCEEDED
+    finally:
+        gate.set()
         pool.close()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,8 +40,10 @@ def test_the_names_that_are_not_public_are_there(transport_of: Callable[[str], A
     driver = transport_of("rabbit://u:p@127.0.0.1:1/")._driver
     assert isinstance(driver, impl_rabbit.RabbitDriver)
     assert driver._url.hosts
-    assert parameters(driver._connection_pool.create) == ["purpose", "retry"]
     assert isinstance(driver._connection_pool, pool.ConnectionPool)
+    assert driver._connection_pool.conf and driver._connection_pool.url
+    assert parameters(impl_rabbit.Connection) == ["conf", "url", "purpose", "retry"]
+    assert parameters(impl_rabbit.Connection.ensure_connection) == ["self"]
     assert common.PURPOSE_LISTEN
     assert driver._waiter is None
     assert parameters(driver._get_reply_q) == []
@@ -57,6 +60,7 @@ def test_the_names_that_are_not_public_are_there(transport_of: Callable[[str], A
         "rabbit_quorum_queue_config",
         "rabbit_stream_fanout",
     ]
+    assert {"on_blocked", "on_unblocked"} <= set(parameters(amqp.Connection))
     assert parameters(amqp.Connection.blocking_read)[1:] == ["timeout"]
     assert parameters(amqp.Channel.send_method)[1:4] == ["sig", "format", "args"]
 
@@ -96,6 +100,17 @@ def test_pauses_grow_to_the_operators_limit(transport_of: Callable[[str], Any]) 
     assert 1.5 <= pauses[-1] <= 3
     back_off.reset()
     assert back_off.next() <= link.FIRST_PAUSE_S
+
+
+def test_a_thousand_agents_do_not_come_back_at_once(transport_of: Callable[[str], Any]) -> None:
+    transport = transport_of("rabbit://h/?rabbit_interval_max=8&kombu_reconnect_splay=2")
+    arrivals = []
+    for _ in range(1000):
+        back_off = link.BackOff(transport)
+        arrivals.append(sum(back_off.next() for _ in range(6)))
+    tenths = Counter(int(10 * arrival) for arrival in arrivals)
+    assert max(arrivals) - min(arrivals) > 5
+    assert max(tenths.values()) < 100  # of a thousand, in the same tenth of a second
 
 
 def test_an_unreadable_url_is_refused(transport_of: Callable[[str], Any]) -> None:

@@ -10,11 +10,15 @@ import pathlib
 import subprocess
 from collections.abc import Iterator
 
+import eventlet.green.socket
+import eventlet.green.ssl
 import pytest
 
 from compute_agent.conf import CONF
 from compute_agent.model.image import DiskFormat, Image
+from compute_agent.virt.images import web
 from compute_agent.virt.images.cache import ImageCache
+from compute_agent.virt.images.soundness import MARK
 
 
 @dataclasses.dataclass
@@ -65,6 +69,13 @@ def cache(tmp_path: pathlib.Path) -> Iterator[ImageCache]:
     made.close()
 
 
+@pytest.fixture
+def on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of the agent belong to its hub, as in the daemon; servers stay in native threads."""
+    monkeypatch.setattr(web, "socket", eventlet.green.socket)
+    monkeypatch.setattr(web, "ssl", eventlet.green.ssl)
+
+
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
     """Root reads everything: be nobody for a while."""
@@ -80,4 +91,6 @@ def unprivileged() -> Iterator[None]:
 
 def cached_files(cache: ImageCache) -> list[str]:
     directory = pathlib.Path(cache.directory)
-    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    if not directory.is_dir():
+        return []
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith(MARK))

@@ -63,6 +63,28 @@ def vmdk_sparse(extent: str) -> bytes:
     return (header.ljust(512, b"\0") + text).ljust(2**20, b"\0")
 
 
+def vmdk_with(contents: bytes, old: bytes, new: bytes) -> bytes:
+    """A VMDK that qemu-img made, with a line of its descriptor changed."""
+    at = contents.index(old)
+    end = contents.index(b"\0", at)
+    text = contents[at:end].replace(old, new, 1)
+    return contents[:at] + text.ljust(end - at, b"\0") + contents[at + max(len(text), end - at) :]
+
+
+def vhdx_with_parent(contents: bytes) -> bytes:
+    """A VHDX that qemu-img made, said to stand on another."""
+    parameters = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
+    entry = contents.index(parameters)
+    (offset,) = struct.unpack_from("<I", contents, entry + 16)
+    at = contents.index(b"metadata") + offset + 4
+    return contents[:at] + struct.pack("<I", 2) + contents[at + 4 :]
+
+
+def vdi_with(contents: bytes, offset: int) -> bytes:
+    """A VDI that qemu-img made, with the uuid of another image at ``offset``."""
+    return contents[:offset] + bytes(range(1, 17)) + contents[offset + 16 :]
+
+
 def luks() -> bytes:
     """The beginning of a LUKS volume."""
     return (b"LUKS\xba\xbe" + struct.pack(">H", 1) + b"aes".ljust(32, b"\0")).ljust(2**20, b"\0")

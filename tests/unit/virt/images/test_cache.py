@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 from compute_agent import concurrency, failpoints, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
-from compute_agent.virt.images import fetch
+from compute_agent.virt.images import fetch, qemu_img
 from compute_agent.virt.images.cache import CachedImage, ImageCache
 from tests.unit.virt.images import hostile
 from tests.unit.virt.images.conftest import Store, cached_files
@@ -315,7 +316,7 @@ def test_no_room_for_the_image_is_told_before_it_is_copied(
     cache: ImageCache, store: Store, monkeypatch: pytest.MonkeyPatch, chunks: list[str]
 ) -> None:
     store.put("image", CONTENTS)
-    monkeypatch.setattr(fetch, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(qemu_img, "free_bytes", lambda path: 1000)
     with pytest.raises(errors.DiskFull):
         cache.ensure(store.image("image"))
     assert chunks == []
@@ -335,6 +336,26 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_left(
     assert cached_files(cache) == []
     posix.close(full)
     cache.close()
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_disk_that_is_full_when_the_image_gets_its_name_leaves_nothing(
+    which: int, cache: ImageCache, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("image", CONTENTS)
+    real, renamed = posix.rename, []
+
+    def rename(source: str, to: str) -> None:
+        renamed.append(to)
+        if len(renamed) == which:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, to)
+
+    monkeypatch.setattr(posix, "rename", rename)
+    with pytest.raises(errors.DiskFull):
+        cache.ensure(store.image("image"))
+    assert cached_files(cache) == []
+    assert contents(cache.ensure(store.image("image"))) == CONTENTS
 
 
 def test_a_cache_that_can_not_be_written_is_told(store: Store, tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from compute_agent.conf import CONF
 from compute_agent.model import errors
+from compute_agent.virt.images import qemu_img, second_opinion
 from compute_agent.virt.images.cache import ImageCache
 from tests.unit.virt.images import hostile
 from tests.unit.virt.images.conftest import Store, cached_files, qemu
@@ -157,3 +158,73 @@ def test_a_plain_qcow2_image_is_taken_as_it_is(store: Store, cache: ImageCache) 
     with open(image.path, "rb") as file:
         assert file.read() == (store.directory / "image").read_bytes()
     assert image.virtual_size == 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"parentCID=ffffffff", b'parentCID=ffffffff\nparentFileNameHint="/etc/passwd"'),
+        (b"parentCID=ffffffff", b"parentCID=12345678"),
+        (b"parentCID=ffffffff", b""),
+        (b"RW ", b'RW 2048 SPARSE "other.vmdk"\nRW '),
+        (b"RW ", b'RW 2048 FLAT "/etc/passwd" 0\nRW '),
+        (b'createType="monolithicSparse"', b'createType="twoGbMaxExtentSparse"'),
+    ],
+)
+def test_a_vmdk_that_stands_on_other_files_is_refused(
+    old: bytes, new: bytes, store: Store, cache: ImageCache
+) -> None:
+    image = store.make("image", "vmdk")
+    store.put("image", hostile.vmdk_with((store.directory / "image").read_bytes(), old, new))
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(image)
+    assert cached_files(cache) == []
+
+
+def test_a_vhdx_that_stands_on_another_is_refused(store: Store, cache: ImageCache) -> None:
+    image = store.make("image", "vhdx")
+    store.put("image", hostile.vhdx_with_parent((store.directory / "image").read_bytes()))
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(image)
+    assert cached_files(cache) == []
+
+
+@pytest.mark.parametrize("offset", [0x1A8, 0x1B8])
+def test_a_vdi_that_stands_on_another_is_refused(offset: int, store: Store, cache: ImageCache) -> None:
+    image = store.make("image", "vdi")
+    store.put("image", hostile.vdi_with((store.directory / "image").read_bytes(), offset))
+    with pytest.raises(errors.ImageUnsafe):
+        cache.ensure(image)
+    assert cached_files(cache) == []
+
+
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_a_file_that_unpacks_to_far_more_is_refused(
+    disk_format: str, store: Store, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_opinion, "HARMLESS_BYTES", 2**20)
+    plain = store.put("plain", b"\xaa" * (48 * 2**20))
+    options = ["-o", "subformat=streamOptimized"] if disk_format == "vmdk" else ["-c"]
+    made = str(store.directory / "image")
+    qemu("qemu-img", "convert", "-f", "raw", "-O", disk_format, *options, str(plain), made)
+    CONF.set_override("max_expansion", 50, group="images")
+    try:
+        with pytest.raises(errors.ImageTooLarge):
+            cache.ensure(store.image("image", disk_format))
+        assert cached_files(cache) == []
+        CONF.set_override("max_expansion", 1000, group="images")
+        assert cache.ensure(store.image("image", disk_format)).virtual_size == 48 * 2**20
+    finally:
+        CONF.clear_override("max_expansion", group="images")
+
+
+def test_no_room_for_the_converted_image_is_told_before_it_is_converted(
+    store: Store, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = store.make("image", "vmdk")
+    size = (store.directory / "image").stat().st_size
+    free = iter([size, 1000])
+    monkeypatch.setattr(qemu_img, "free_bytes", lambda path: next(free))
+    with pytest.raises(errors.DiskFull):
+        cache.ensure(image)
+    assert cached_files(cache) == []

@@ -64,6 +64,93 @@ def test_a_url_below_an_allowed_prefix_is_taken(url: str) -> None:
     assert sources.allow(url).url == url
 
 
+@pytest.mark.parametrize("allowed", [["https://images.example.org/public/"]], indirect=True)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://images.example.org/public/%252e%252e/private/a",
+        "https://images.example.org/public/%25252e%25252e/private/a",
+        "https://images.example.org/public/..;/private/a",
+        "https://images.example.org/public/.%2e;x=y/private/a",
+        "https://images.example.org/public/..\\private/a",
+        "https://images.example.org\\@evil.net/public/a",
+        "https://images.example.org/public/\u2025/private",
+        "https://images.example.org#@evil.net/public/a",
+        "https://images.example.org\tevil.net/public/a",
+        "https://images%2eexample.org/public/a",
+        "https://\uff49mages.example.org/public/a",
+        "https://images.example.org/PUBLIC/a",
+        "HTTPS://images.example.org:444/public/a",
+        "https://images.example.org:0/public/a",
+        "https://@images.example.org/public/a",
+    ],
+)
+@pytest.mark.usefixtures("allowed")
+def test_no_trick_of_writing_gets_past_a_prefix(url: str) -> None:
+    with pytest.raises(errors.ImageUnavailable):
+        sources.allow(url)
+
+
+HOSTS = """
+    127.0.0.1 127.1 2130706433 0x7f000001 0177.0.0.1 0.0.0.0 169.254.169.254 [::1] [::] [fe80::1] localhost.
+    [::ffff:127.0.0.1] [::ffff:7f00:1] 127.0.0.1:8081 127.0.0.1:8080/private
+"""
+
+
+@pytest.mark.parametrize(
+    "allowed", [["http://", "https://", "http://127.0.0.1:8080/public/", "http://localhost/"]], indirect=True
+)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "[::1]",
+        "[::]",
+        "[fe80::1]",
+        "localhost.",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "127.0.0.1:8081",
+        "127.0.0.1:8080/private",
+    ],
+)
+@pytest.mark.usefixtures("allowed")
+def test_this_host_and_its_link_are_refused_unless_named(host: str) -> None:
+    with pytest.raises(errors.ImageUnavailable):
+        sources.allow(f"http://{host}/image")
+
+
+@pytest.mark.parametrize(
+    "allowed", [["http://", "http://127.0.0.1:8080/public/", "http://localhost/"]], indirect=True
+)
+@pytest.mark.parametrize(
+    ("url", "inner"),
+    [
+        ("http://127.0.0.1:8080/public/a", True),
+        ("http://LOCALHOST/a", True),
+        ("http://10.1.2.3/a", False),
+        ("http://[2001:db8::1]/a", False),
+    ],
+)
+@pytest.mark.usefixtures("allowed")
+def test_what_is_named_may_be_reached(url: str, inner: bool) -> None:
+    assert sources.allow(url).inner is inner
+
+
+@pytest.mark.parametrize("allowed", [["glance://"]], indirect=True)
+@pytest.mark.parametrize("rest", ["", "../x", "id/file", "id?x=y", "a@b", "a:1", "-x", "a%2fb"])
+@pytest.mark.usefixtures("allowed")
+def test_what_is_no_images_id_is_refused(rest: str) -> None:
+    with pytest.raises(errors.ImageUnavailable):
+        sources.allow(f"glance://{rest}")
+
+
 def test_what_signs_a_url_is_not_shown() -> None:
     assert sources.shown("https://example.org/a?signature=secret") == "https://example.org/a"
 

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libvirt driver as a ground: its guests are real QEMU processes of a private libvirtd.
+
+All agents share the hypervisor, so each sees the others' guests, too, as an agent sees guests of strangers.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import uuid as uuids
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tests.chaos.agents import ForkedAgent, Zygote
+from tests.chaos.ground import Ground
+from tests.chaos.scenarios import KEEPING, OFF, Scenario
+from tests.rig.bootsector import POLITE
+from tests.rig.broker import Broker
+from tests.rig.hypervisor import Hypervisor, bindings
+from tests.rig.instance import describe
+from tests.rig.process import RigError, command_line
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_DELETED = "_del"
+_EVENTS = (
+    "defined",
+    "undefined",
+    "started",
+    "suspended",
+    "resumed",
+    "stopped",
+    "shutdown",
+    "pmsuspended",
+    "crashed",
+)
+_SAVED = 4
+_STATES = {1: "active", 2: "active", 3: "paused", 4: "active", 5: "stopped", 6: "stopped"}
+
+
+class QemuWorld:
+    """The guests of one agent, seen by libvirt, the process table and the disk.
+
+    A :class:`~tests.chaos.ground.World`. An agent's guests are those whose disks are to be below its own
+    directory.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, instances_path: pathlib.Path) -> None:
+        self._hypervisor = hypervisor
+        self._path = instances_path
+        self._states: dict[str, str] = {}
+        self._left: dict[str, list[str]] = {}
+        self.effects: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
+        command = [sys.executable, "-m", "tests.chaos.witness", hypervisor.uri]
+        self._witness = subprocess.Popen(
+            command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._take()
+
+    def read(self) -> None:
+        """Look again."""
+        assert self._witness.stdin is not None
+        self._witness.stdin.write("\n")
+        self._witness.stdin.flush()
+        self._take()
+        self._look()
+
+    def _take(self) -> None:
+        """Take down what the witness has seen, up to its answer."""
+        assert self._witness.stdout is not None
+        for text in self._witness.stdout:
+            line = json.loads(text)
+            if not line:
+                return
+            self.effects[line["guest"]].append(_effect(line["event"], line["detail"]))
+        raise RigError("the witness has ended")
+
+    def _look(self) -> None:
+        self._states, left = {}, collections.defaultdict(list)
+        libvirt = bindings()
+        with contextlib.closing(self._hypervisor.connect()) as connection:
+            for domain in connection.listAllDomains():
+                with contextlib.suppress(libvirt.libvirtError):  # another agent's, which has gone meanwhile
+                    if str(self._path) in domain.XMLDesc():
+                        saved = bool(domain.hasManagedSaveImage())
+                        state = "suspended" if saved else _STATES.get(domain.state()[0], "other")
+                        self._states[domain.UUIDString()] = state
+                        left[domain.UUIDString()] += ["domain"] + ["saved memory"] * saved
+        for uuid, pid in self._hypervisor.qemu_pids().items():
+            if any(str(self._path) in argument for argument in command_line(pid)):
+                left[uuid].append("qemu")
+        for entry in self._path.glob("*"):  # none, once its agent was closed
+            with contextlib.suppress(ValueError):
+                left[str(uuids.UUID(entry.name.removesuffix(_DELETED)))].append("files")
+        self._left = dict(left)
+
+    def guests(self) -> set[str]:
+        """Return the uuids of all of which something is there."""
+        return set(self._left)
+
+    def left_of(self, uuid: str) -> list[str]:
+        """Return which parts of a guest are there: domain, saved memory, qemu, files."""
+        return self._left.get(uuid, [])
+
+    def state_of(self, uuid: str) -> str | None:
+        """Return how a guest is; None if there is none."""
+        return self._states.get(uuid)
+
+    def close(self) -> None:
+        """End the witness."""
+        self._witness.kill()
+        self._witness.communicate()
+
+
+def _effect(event: int, detail: int) -> str:
+    """Return libvirt's event in words; the kind of a stop tells a save from a pulled plug."""
+    return f"{_EVENTS[event]} {detail}" if _EVENTS[event] == "stopped" else _EVENTS[event]
+
+
+def _one(verb: str, *before: Any, variant: str = "", **arguments: Any) -> Scenario:
+    return Scenario(verb, before, lambda uuid: dict(arguments), variant=variant)
+
+
+_ALL = (
+    Scenario("spawn", about="new"),
+    Scenario(
+        "spawn", about="new", variant="paused", arguments=lambda uuid: {"instance": {"start_paused": True}}
+    ),
+    _one("destroy"),
+    _one("destroy", OFF, variant="stopped"),
+    _one("destroy", ("suspend", {}), variant="suspended"),
+    _one("destroy", variant=KEEPING, destroy_disks=False),
+    _one("power_off", timeout=0),
+    _one("power_off", variant="asking", timeout=30, retry_interval=2),
+    _one("power_off", ("suspend", {}), variant="suspended", timeout=0),
+    _one("suspend"),
+    _one("suspend", ("pause", {}), variant="paused"),
+    _one("reboot", reboot_type="HARD"),
+    _one("reboot", variant="soft", reboot_type="SOFT"),
+    _one("reboot", OFF, variant="stopped", reboot_type="HARD"),
+)
+
+
+class QemuGround(Ground):
+    """Real guests. Without a hypervisor it has one of its own, from its first agent to its end."""
+
+    name = "qemu"
+    modules = ("compute_agent.virt.libvirt.driver",)
+    scenarios: ClassVar[Mapping[str, Scenario]] = {scenario.name: scenario for scenario in _ALL}
+    deadline_s = 6.0
+    enough_s = 120.0
+    of_threads: ClassVar[Mapping[str, int]] = {"anon_inode:[eventpoll]": 40}
+
+    def __init__(self, zygote: Zygote, broker: Broker, hypervisor: Hypervisor | None = None) -> None:
+        super().__init__(zygote, broker)
+        self._given = hypervisor
+        self._made: Hypervisor | None = None
+        self._making = threading.Lock()
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """The one that all agents share."""
+        with self._making:
+            if self._given is None and self._made is None:
+                self._made = Hypervisor().start()
+            found = self._given or self._made
+            assert found is not None
+            return found
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    def agent(self) -> ForkedAgent:
+        """Make an agent with a directory of its own."""
+        return ForkedAgent(self.zygote, self.broker, self.hypervisor)
+
+    def world(self, agent: ForkedAgent) -> QemuWorld:
+        """Return what can be seen of its guests."""
+        return QemuWorld(self.hypervisor, agent.instances_path)
+
+    def guest(self, number: int = 1) -> dict[str, Any]:
+        """Return a guest with a root disk and a swap disk, whose image is not in the cache yet."""
+        image = self.hypervisor.images.raw(f"chaos-{uuids.uuid4().hex[:12]}", POLITE)
+        flavor = {"vcpus": 1, "memory_mb": 16, "root_gb": 0, "swap_mb": 1}
+        return describe(image) | {"flavor": flavor}
+
+    def close(self, world: Any) -> None:
+        """Remove what its agent has left, and end the witness."""
+        world.read()
+        libvirt = bindings()
+        with contextlib.closing(self.hypervisor.connect()) as connection:
+            for uuid in world.guests():
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain = connection.lookupByUUIDString(uuid)
+                    if domain.isActive():
+                        domain.destroy()
+                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+        world.close()
