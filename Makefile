@@ -9,6 +9,9 @@ PYTEST_ARGS ?=
 # greenthreads, so it is not the default.
 JOBS ?= 0
 
+# Processes for the tests with real brokers and hypervisors, each with its own of both.
+WORKERS ?= 2
+
 VENV := .venv
 BIN ?= $(VENV)/bin
 CONSTRAINTS := requirements/constraints-py311.txt
@@ -42,7 +45,7 @@ demo: $(INSTALLED) ## A guest through the whole way, on a private broker and hyp
 	$(BIN)/python -m tests.rig.demo $(ARGS)
 
 test: test-unit $(INSTALLED) ## All tests, those marked long left out
-	$(if $(REAL_LAYERS),$(PYTEST) -m 'not long' $(REAL_LAYERS))
+	$(PYTEST) -m 'not long' -n $(WORKERS) --dist loadfile $(REAL_LAYERS)
 
 test-unit: $(INSTALLED) ## Tests without broker or hypervisor
 	$(PYTEST) -n $(JOBS) tests/unit

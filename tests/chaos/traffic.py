@@ -3,8 +3,8 @@
 
 Several senders each send the lives of guests, verb by verb, as a careful scheduler does: what the broker
 has not confirmed is sent again under the same operation id, and the next verb of a guest is sent when the
-one before has ended (a broker that comes back redelivers in whatever order). What came of it is judged by the events as a
-plain receiver had them, and by the fake hypervisor's ledger, which knows each effect.
+one before has ended (a broker that comes back redelivers in whatever order). What came of it is judged by
+the events as a plain receiver had them, and by the fake hypervisor's ledger, which knows each effect.
 """
 
 from __future__ import annotations

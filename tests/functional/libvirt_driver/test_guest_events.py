@@ -54,7 +54,8 @@ def test_a_guest_that_panics_is_a_crash_told_once(watched: Watched) -> None:
     assert _wait_for(watched, instance, "crashed").origin == "guest"
     watched.wait(lambda: watched.hypervisor.qemu_pid(instance.uuid) is None, "its QEMU's end")
     watched.driver.get_info(instance)
-    assert watched.told(instance) == ["started", "crashed"]
+    # QEMU stops the guest when it panics: libvirt may tell of that first.
+    assert [name for name in watched.told(instance) if name != "paused"] == ["started", "crashed"]
 
 
 def test_a_guest_that_resets_itself_runs_on(watched: Watched) -> None:

@@ -98,7 +98,7 @@ def test_a_changed_description_is_kept_over_a_restart(watched: Watched, runs: bo
         watched.driver.power_off(instance)
     changed = type(instance)(uuid=instance.uuid, flavor=instance.flavor, image=instance.image, generation=9)
     watched.driver.set_description(changed.named())
-    watched.driver.reboot(None, instance, [], "HARD")
+    watched.driver.reboot(None, changed.named(), [], "HARD")
     found = watched.driver.get_description(instance.uuid)
     assert found is not None
     assert (found.generation, found.operation_id) == (9, work.operation_id)
