@@ -241,7 +241,8 @@ class _Pair:
         """Reset both ends and wait for the threads."""
         self._end()
         for thread in self._threads:
-            thread.join(_JOIN_S)
+            if thread.ident is not None:  # else it is about to start, and to end at once
+                thread.join(_JOIN_S)
 
 
 def _abort(one: socket.socket) -> None:
