@@ -53,7 +53,7 @@ def test_an_orphan_comes_to_the_supervisor_and_ends_with_it() -> None:
     with Supervisor() as supervisor:
         assert supervisor.run(["sh", "-c", "sleep 301 & exit 0"]).wait(5) == 0
         (orphan,) = supervisor.children()
-        assert command_line(orphan) == ["sleep", "301"]
+        wait_until(lambda: command_line(orphan) == ["sleep", "301"], 10, "the orphan's own program")
     assert not is_alive(orphan)
 
 
