@@ -8,6 +8,7 @@ shown with its report. The tests' own process has native threads and is never pa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -27,6 +28,16 @@ PARTS = pytest.StashKey[list[Part]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[PARTS] = []
+    _take_signals_again()
+
+
+def _take_signals_again() -> None:
+    """What runs in a shell's background is deaf to Ctrl-C, and so would be all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for deaf_to in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(deaf_to) is signal.SIG_IGN:
+            signal.signal(deaf_to, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
