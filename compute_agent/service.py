@@ -18,20 +18,25 @@ from compute_agent.conf import CONF
 from compute_agent.events.publisher import Publisher
 from compute_agent.manager import TABLE
 from compute_agent.manager.external_events import ExternalEvents
+from compute_agent.manager.handshaking import Handshaking
+from compute_agent.manager.housekeeping import Housekeeper
 from compute_agent.manager.manager import Manager
 from compute_agent.manager.observer import Observer
+from compute_agent.manager.reclaim import Reclaimer
 from compute_agent.manager.reports import Reporter
+from compute_agent.manager.statewatch import StateWatch
 from compute_agent.manager.timekeeping import Timekeeper
 from compute_agent.manager.virtapi import AgentVirtAPI
 from compute_agent.model import errors
-from compute_agent.model.event import EventType
 from compute_agent.operations import history
 from compute_agent.rpc import ownership
+from compute_agent.rpc.names import MIB
+from compute_agent.rpc.peers import PeerLink
 from compute_agent.rpc.server import Server
 from compute_agent.rpc.sink import BrokerSink
 from compute_agent.rpc.transport import create_transport, describe
-from compute_agent.store import outbox
-from compute_agent.store.directory import StateDirectory
+from compute_agent.store import directory
+from compute_agent.store.database import Store
 from compute_agent.virt.driver import load_compute_driver
 
 LOG = logging.getLogger(__name__)
@@ -42,8 +47,8 @@ DISK_INTERVAL_S = 1.0
 CONSUMER_END_S = 5.0
 """How long the consumer may take to hand back what it has not acknowledged, in seconds."""
 ENDLESS_S = 365 * 86400.0
-STATE_DISK = "state disk"
-"""The reason for holding messages back while the disk is almost full."""
+RESERVE_SHARE = 4
+"""One part in so many of ``state_reserve_mb`` is in a file of its own, so that nobody else takes it."""
 QUEUE = "queue"
 """What is named as unwell while another agent serves the queue."""
 
@@ -51,14 +56,13 @@ QUEUE = "queue"
 class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
     """One agent.
 
-    :raises store.directory.Unusable: if its state directory can't be used
+    :raises directory.Unusable: if its state directory can't be used
     """
 
     def __init__(self) -> None:
         self._ended = concurrency.Event()
         self._starting: concurrency.Task | None = None
-        self.directory = StateDirectory(CONF.state_path)
-        self.store = self.directory.open(CONF.host_name)
+        self.directory, self.store = _open_state()
         self.external_events = ExternalEvents()
         driver = load_compute_driver(AgentVirtAPI(self.store, self.external_events))
         self.manager = Manager(driver, self.store, TABLE)
@@ -67,12 +71,19 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.transport = create_transport()
         self.sink = BrokerSink(self.transport, CONF.host_name)
         self.publisher = Publisher(self.store, self.sink)
+        self.peers = PeerLink(self.transport)
+        self.manager.handshaking = Handshaking(self.manager, self.peers)
         self.monitor = concurrency.HubMonitor()
         self.timekeeper = Timekeeper(self.manager)
+        self.housekeeper = Housekeeper(self.manager, self.timekeeper)
+        self.reclaimer = Reclaimer(self.manager)
         self.reporter = Reporter(self.manager, self.publisher, self.monitor)
         self.server = Server(self.transport, self.manager)
         self.ownership = ownership.Ownership(self.transport, self.manager.identity)
         self.server.consumer.connect = self.ownership.connect
+        self.state_watch = StateWatch(
+            self.manager, self.directory, hold=self.server.hold, release=self.server.release
+        )
         engine = self.manager.engine
         engine.before_again = self.manager.observer.before_again
         engine.before_end = self.manager.observer.before_end
@@ -102,6 +113,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             self._tell_what_stays()
             self.publisher.stop()
             self.sink.close()
+            self.peers.close()
             self.ownership.close()
             self.manager.driver.cleanup_host(CONF.host_name)
             self.directory.close(self.store)
@@ -109,6 +121,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         except Exception:  # a full disk, a hypervisor that hangs: the journal has what is left
             LOG.exception("the agent did not stop in good order")
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the interpreter's own end, however slow, is no failure
             self._ended.set()
 
     def _limit_the_end(self, whole: float) -> None:
@@ -170,15 +183,21 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.manager.driver.init_host(CONF.host_name)
         self.publisher.start()
         self._compare()
+        self.manager.handshaking.recover()
         left = self.manager.engine.recover()
         self.reporter.start()
+        self.state_watch.look()
         self.server.start()
+        concurrency.spawn(self.state_watch.run, self._ended)
         while not self.server.consumer.wait_connected(1.0):
             if self.ownership.taken is not None:
                 raise ownership.QueueTaken(self.ownership.taken)
+            if self.server.consumer.paused:  # that is no reason to be started again
+                break
             notify.status(f"waiting for the broker: {self.server.consumer.problem}")
         concurrency.spawn(self._age_out)
-        concurrency.spawn(self._watch_disk)
+        self.housekeeper.start()
+        self.reclaimer.start()
         concurrency.spawn(self._keep_watch)
         identity = self.manager.identity
         LOG.info(
@@ -209,25 +228,6 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
                     history.age_out(self.store)
             except errors.ComputeError as error:
                 LOG.warning("old records stay for now: %s", error.message)
-
-    def _watch_disk(self) -> None:
-        """Take no messages while the state disk has less room than the reserve."""
-        while not self._ended.is_set():
-            disk = os.statvfs(CONF.state_path)
-            free_mb = disk.f_bavail * disk.f_frsize // 2**20
-            if free_mb < CONF.health.state_reserve_mb:
-                message = (
-                    f"{free_mb} MiB free below {CONF.state_path}, of {CONF.health.state_reserve_mb} needed"
-                )
-                self._hold(message)
-            else:
-                self.server.release(STATE_DISK)
-            self._ended.wait(DISK_INTERVAL_S)
-
-    def _hold(self, message: str) -> None:
-        if STATE_DISK not in self.manager.health:
-            self.store.submit(lambda tx: outbox.append(tx, EventType.HOST_PROBLEM, data={"problem": message}))
-        self.server.hold(STATE_DISK, message)
 
     def _keep_watch(self) -> None:
         """Tell systemd that the hub turns, and how things are."""
@@ -262,6 +262,22 @@ def _patience(whole: float, began: float) -> float:
     if not whole:
         return ENDLESS_S
     return max(0.0, began + whole - min(2.0, whole / 2) - time.monotonic())
+
+
+def _open_state() -> tuple[directory.StateDirectory, Store]:
+    """Open the state file, as soon as the disk lets it be opened."""
+    ours: directory.StateDirectory | None = None
+    told = False
+    while True:
+        try:
+            reserve = CONF.health.state_reserve_mb * MIB // RESERVE_SHARE
+            ours = ours or directory.StateDirectory(CONF.state_path, reserve)
+            return ours, ours.open(CONF.host_name)
+        except directory.NotNow as error:
+            LOG.log(logging.DEBUG if told else logging.ERROR, "the agent can't start yet: %s", error)
+            told = True
+            notify.status(f"waiting for the state disk: {error}")
+            concurrency.sleep(DISK_INTERVAL_S)
 
 
 def run() -> None:

@@ -192,7 +192,8 @@ def run(steps: Sequence[Step]) -> None:
     work = current()
     if work.undo_only:
         undo(steps)
-        raise errors.Interrupted(f"{work.verb} was interrupted {work.attempts} times and has been undone")
+        times = "once" if work.attempts == 2 else f"{work.attempts - 1} times"
+        raise errors.Interrupted(f"{work.verb} was interrupted {times} and has been undone")
     for number, step in enumerate(steps):
         try:
             _advance(work, step)

@@ -87,6 +87,14 @@ OPTIONS = [
                 ],
                 help="What becomes of the guests when the host has booted.",
             ),
+            cfg.IntOpt(
+                "reclaim_instance_interval",
+                default=0,
+                min=0,
+                mutable=True,
+                help="Seconds after which a soft-deleted instance is destroyed, counted while the host is "
+                "up. 0: it stays until destroy or restore.",
+            ),
             cfg.FloatOpt(
                 "report_interval",
                 default=10.0,

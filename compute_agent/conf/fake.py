@@ -30,6 +30,18 @@ OPTIONS = [
                 "append-only, one JSON object per line. A line that a test appends, such as "
                 '{"guest": UUID, "power": "shutdown"}, happens to the guest. Default: nothing is kept.',
             ),
+            cfg.StrOpt(
+                "hosts_path",
+                help="Directory in which the fake hosts of one machine have their ledgers, HOST.ledger, so "
+                "that agents in different processes can move guests to each other. Each host's ledger is there "
+                "unless the option above names another. Default: guests move within a process only.",
+            ),
+            cfg.FloatOpt(
+                "transfer_time",
+                default=0.0,
+                min=0,
+                help="Seconds that a live migration of a fake guest takes.",
+            ),
             cfg.FloatOpt(
                 "poll_interval",
                 default=0.2,

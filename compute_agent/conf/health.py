@@ -21,7 +21,8 @@ OPTIONS = [
                 default=64,
                 min=1,
                 mutable=True,
-                help="MiB that must be free below state_path; with less, the agent stops taking messages.",
+                help="MiB that must be free below state_path; with less, the agent stops taking messages. "
+                "A quarter as much is kept there in a file, so that what has begun can end on a full disk.",
             ),
         ],
     )

@@ -18,6 +18,12 @@ OPTIONS = [
                 "Addresses that are loopback or link-local are reached only under a prefix that names "
                 "them (or localhost) as its host. Redirects have to be allowed too.",
             ),
+            cfg.ListOpt(
+                "allowed_destinations",
+                default=["file://$instances_path/snapshots/", "https://"],
+                help="Prefixes that a snapshot's destination may have, as in allowed_sources. "
+                "A file that is there already is never replaced.",
+            ),
             cfg.IntOpt(
                 "max_virtual_size_gb",
                 default=2048,
@@ -104,6 +110,14 @@ OPTIONS = [
                 mutable=True,
                 help="GiB that manage_image_cache lets the cache take, if it can: unused images go, "
                 "the longest unused first, whatever their age. 0: no limit.",
+            ),
+            cfg.IntOpt(
+                "manager_interval",
+                default=2400,
+                min=0,
+                mutable=True,
+                help="Seconds between two rounds of manage_image_cache that the agent makes by itself; "
+                "0: it makes none.",
             ),
         ],
     ),

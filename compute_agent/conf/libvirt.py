@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of the libvirt driver."""
 
-from oslo_config import cfg
+from oslo_config import cfg, types
+
+_CACHE_MODE = r"^(file|block|network)=(none|writeback|writethrough|directsync|unsafe)\Z"
 
 GROUP = cfg.OptGroup("libvirt", title="The libvirt driver")
 
@@ -32,7 +34,41 @@ OPTIONS = [
                 "images_type",
                 default="qcow2",
                 choices=["qcow2", "raw", "flat"],
-                help="How root disks are made: qcow2 is an overlay on the shared cached image.",
+                help="How disks are made: as qcow2 files, the root disk as an overlay on the shared cached "
+                "image (see use_cow_images), or as raw files with holes; flat is another name of raw.",
+            ),
+            cfg.ListOpt(
+                "disk_cachemodes",
+                item_type=types.String(regex=_CACHE_MODE),
+                default=[],
+                help="How the host's page cache is used, by kind of disk: file=MODE, block=MODE, "
+                "network=MODE. MODE is none, writeback, writethrough, directsync or unsafe; what is not "
+                "named is QEMU's default.",
+            ),
+            cfg.StrOpt(
+                "disk_io_mode",
+                choices=["native", "threads", "io_uring"],
+                help="How QEMU reads and writes disks of this host. native is for disks whose "
+                "disk_cachemodes is none or directsync, others are left alone. Default: QEMU's.",
+            ),
+            cfg.StrOpt(
+                "hw_disk_discard",
+                choices=["ignore", "unmap"],
+                help="unmap: room that a guest gives back goes back to the host. Default: QEMU's, ignore.",
+            ),
+            cfg.StrOpt(
+                "disk_detect_zeroes",
+                choices=["off", "on", "unmap"],
+                help="Whether zeros that a guest writes become holes (on), or are given back to the host "
+                "where hw_disk_discard is unmap (unmap). Default: QEMU's, off.",
+            ),
+            cfg.IntOpt(
+                "num_pcie_ports",
+                default=16,
+                min=0,
+                max=28,
+                help="Slots for the devices of a q35 guest, those that are attached later too. 0: libvirt "
+                "leaves room for one more.",
             ),
             cfg.IntOpt(
                 "wait_soft_reboot_seconds",
@@ -61,6 +97,28 @@ OPTIONS = [
                 min=1,
                 mutable=True,
                 help="Seconds after which a call to libvirt is given up.",
+            ),
+            cfg.IntOpt(
+                "guest_agent_timeout",
+                default=30,
+                min=1,
+                mutable=True,
+                help="Seconds that a guest's agent gets to answer.",
+            ),
+            cfg.IntOpt(
+                "freeze_limit",
+                default=300,
+                min=1,
+                mutable=True,
+                help="Seconds after which a guest that was quiesced and not unquiesced is thawed all the "
+                "same.",
+            ),
+            cfg.IntOpt(
+                "snapshot_bandwidth_mb",
+                default=0,
+                min=0,
+                mutable=True,
+                help="MiB per second at which a running guest's disk is copied for a snapshot; 0: no limit.",
             ),
             cfg.FloatOpt(
                 "reconnect_interval",

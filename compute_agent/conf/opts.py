@@ -3,9 +3,37 @@
 
 from oslo_config import cfg
 
-from compute_agent.conf import agent, consoles, events, fake, health, host, images, journal, libvirt
+from compute_agent.conf import (
+    agent,
+    configdrive,
+    consoles,
+    disks,
+    events,
+    fake,
+    health,
+    host,
+    images,
+    journal,
+    libvirt,
+    live_migration,
+    volumes,
+)
 
-MODULES = (agent, libvirt, images, consoles, events, journal, host, health, fake)
+MODULES = (
+    agent,
+    configdrive,
+    disks,
+    libvirt,
+    live_migration,
+    images,
+    volumes,
+    consoles,
+    events,
+    journal,
+    host,
+    health,
+    fake,
+)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup | str, list[cfg.Opt]]]:

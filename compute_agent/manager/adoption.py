@@ -48,10 +48,13 @@ def record_of(
     instance = told or described or _seen(info)
     generation = max(instance.generation, description.generation if description else 0)
     instance = _checked(msgspec.structs.replace(instance, name=info.name, generation=generation))
+    state = FOLLOWED.get(info.state, InstanceState.STOPPED)
+    if description is not None and description.rescued:
+        state = InstanceState.RESCUED
     return InstanceRecord(
         uuid=info.uuid,
         instance=instance,
-        state=FOLLOWED.get(info.state, InstanceState.STOPPED),
+        state=state,
         power_state=info.state,
         generation=generation,
         managed=described is not None,

@@ -62,8 +62,8 @@ def quiesce(manager: Manager, job: Job) -> Outcome:
 def unquiesce(manager: Manager, job: Job) -> Outcome:
     """Thaw the guest's file systems."""
     instance = job.instance.instance
-    manager.driver.unquiesce(request_context(), instance, instance.image)
-    return Outcome()
+    result = manager.driver.unquiesce(request_context(), instance, instance.image)
+    return Outcome(dict(result or {}))
 
 
 @verb("balloon_memory", starts_from=RUNS, probe="the memory that get_info reports")

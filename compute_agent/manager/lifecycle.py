@@ -3,9 +3,12 @@
 
 import msgspec
 
+from compute_agent.manager import reclaim
 from compute_agent.manager.manager import Manager, block_device_info, request_context
 from compute_agent.model import arguments, errors
-from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.block_device import SourceType
+from compute_agent.model.image import Image
+from compute_agent.model.instance import Instance, InstanceRecord
 from compute_agent.model.states import InstanceState as S
 from compute_agent.operations.verbs import Job, OnFailure, Outcome, Recovery, verb
 
@@ -47,7 +50,30 @@ def spawn(manager: Manager, job: Job) -> Outcome:
 )
 def evacuate(manager: Manager, job: Job) -> Outcome:
     """Bring an instance from a host that is off."""
-    raise errors.UnsupportedOperation("evacuate is not offered by this release")
+    wanted: arguments.Evacuate = job.arguments
+    if not wanted.fenced:
+        raise errors.PreconditionFailed(
+            "nobody says that the old host is off: the guest might run twice",
+            hint="see to it that it is off, then send fenced=true",
+        )
+    instance = job.instance.instance
+    reuse = wanted.disks is arguments.Disks.REUSE
+    manager.driver.rebuild(
+        request_context(),
+        instance,
+        None if reuse else instance.image,
+        [],
+        None,
+        {},
+        instance.block_device_mapping,
+        None,
+        None,
+        network_info=instance.network_info,
+        recreate=True,
+        block_device_info=block_device_info(instance),
+        preserve_ephemeral=reuse,
+    )
+    return Outcome(follow=True)
 
 
 @verb(
@@ -80,13 +106,13 @@ def destroy(manager: Manager, job: Job) -> Outcome:
     starts_from=frozenset({S.ACTIVE, S.STOPPED, S.ERROR}),
     limit="max_concurrent_builds",
     lifecycle=("stopped", "started"),
-    on_failure=OnFailure.ERROR,
+    on_failure=OnFailure.AS_BEFORE,
     probe="the disk's base and the domain's description name the operation",
 )
 def rebuild(manager: Manager, job: Job) -> Outcome:
     """Make an instance anew from another image, keeping its identity, NICs and volumes."""
     wanted: arguments.Rebuild = job.arguments
-    instance = msgspec.structs.replace(job.instance.instance, image=wanted.image)
+    instance = _with_image(job.instance.instance, wanted.image)
     manager.driver.rebuild(
         request_context(),
         instance,
@@ -101,7 +127,22 @@ def rebuild(manager: Manager, job: Job) -> Outcome:
         block_device_info=block_device_info(instance),
         preserve_ephemeral=wanted.preserve_ephemeral,
     )
-    return Outcome(change=lambda record: msgspec.structs.replace(record, instance=instance), follow=True)
+
+    def change(record: InstanceRecord) -> InstanceRecord:
+        return msgspec.structs.replace(record, instance=_with_image(record.instance, wanted.image))
+
+    return Outcome(change=change, follow=True)
+
+
+def _with_image(instance: Instance, image: Image) -> Instance:
+    """Return ``instance`` with another image for its root disk, also where a block device names that."""
+    devices = [
+        msgspec.structs.replace(device, image=image)
+        if device.source_type is SourceType.IMAGE and device.boot_index == 0 and device.image is not None
+        else device
+        for device in instance.block_device_mapping
+    ]
+    return msgspec.structs.replace(instance, image=image, block_device_mapping=devices)
 
 
 @verb("update_instance", probe="the record", recovery=Recovery.REPEAT)
@@ -129,7 +170,9 @@ def update_instance(manager: Manager, job: Job) -> Outcome:
 )
 def soft_delete(manager: Manager, job: Job) -> Outcome:
     """Switch an instance off and keep its disks until they are reclaimed."""
+    uuid = job.instance.uuid
     manager.driver.soft_delete(job.instance.instance)
+    manager.store.insist(lambda tx: reclaim.begin(tx, uuid))
     return Outcome(state=S.SOFT_DELETED)
 
 
@@ -142,5 +185,7 @@ def soft_delete(manager: Manager, job: Job) -> Outcome:
 )
 def restore(manager: Manager, job: Job) -> Outcome:
     """Bring a soft-deleted instance back."""
+    uuid = job.instance.uuid
     manager.driver.restore(job.instance.instance)
+    manager.store.insist(lambda tx: reclaim.end(tx, uuid))
     return Outcome(follow=True)

@@ -17,6 +17,7 @@ from compute_agent.virt.driver import ComputeDriver
 
 if TYPE_CHECKING:
     from compute_agent.manager.external_events import ExternalEvents
+    from compute_agent.manager.handshaking import Handshaking
     from compute_agent.manager.observer import Observer
 
 
@@ -30,6 +31,7 @@ class Manager:
 
     observer: "Observer"
     external_events: "ExternalEvents"
+    handshaking: "Handshaking"
 
     def __init__(self, driver: ComputeDriver, store: Store, table: Mapping[str, Verb]) -> None:
         self.driver = driver

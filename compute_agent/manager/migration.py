@@ -1,15 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs that move an instance to another host. This release declares them and does none."""
+"""Verbs that move an instance to another host.
 
+The operation at the source begins a handshake and waits until that has decided; the one at the destination,
+which that agent asks of itself, likewise. What becomes of the guest is not theirs to decide
+(docs/migration.md). This release moves guests while they run.
+"""
+
+import time
+from typing import Any
+
+import msgspec
+
+from compute_agent import concurrency
+from compute_agent.manager.handshaking import Handshake
 from compute_agent.manager.manager import Manager
-from compute_agent.model import errors
+from compute_agent.model import arguments, errors
+from compute_agent.model.arguments import MigrationMode, OnTimeout
+from compute_agent.model.handshake import Input, Kind, Message, Phase
+from compute_agent.model.instance import Instance
 from compute_agent.model.operation import Lane
 from compute_agent.model.states import InstanceState as S
-from compute_agent.operations.verbs import Job, Outcome, verb
+from compute_agent.model.states import PowerState
+from compute_agent.operations.verbs import Job, OnFailure, Outcome, verb
+from compute_agent.store.handshakes import HandshakeRecord
 
 RESIZED = frozenset({S.RESIZED})
 MOVABLE = frozenset({S.ACTIVE, S.PAUSED, S.STOPPED})
 OWNER = "the owner on record at both hosts"
+LOOK_S = 0.5
+DECISION_S = 60.0
+"""For how long an abort waits for what becomes of the guest, in seconds."""
+SOURCE_INFO = ("hypervisor_type", "hypervisor_version", "hypervisor_hostname", "cpu_info")
+"""What the destination is told of the source's host."""
 
 
 def _not_yet(job: Job) -> Outcome:
@@ -19,13 +41,147 @@ def _not_yet(job: Job) -> Outcome:
 @verb(
     "migrate",
     starts_from=MOVABLE,
+    working=S.MIGRATING,
     limit="max_concurrent_live_migrations",
     lifecycle=("migration_completed",),
     probe=OWNER,
 )
 def migrate(manager: Manager, job: Job) -> Outcome:
     """Move an instance to another host, while it runs or while it is off."""
-    return _not_yet(job)
+    if job.arguments.mode is MigrationMode.COLD:
+        raise errors.UnsupportedOperation("cold migration and resize are not offered by this release")
+    handshake = manager.handshaking.begin(_record(manager, job), Input.BEGIN)
+    _await_decision(manager, job, handshake)
+    dest = handshake.record.destination
+    if handshake.phase is Phase.KEPT:
+        raise _why_kept(handshake)
+    return Outcome(
+        {"moved_to": dest, "generation": _generation(job)},
+        change=lambda record: msgspec.structs.replace(record, moved_to=dest),
+        gone=True,
+    )
+
+
+def _record(manager: Manager, job: Job) -> HandshakeRecord:
+    """Return the handshake that is to be; it is on record already if a crash interrupted the operation."""
+    wanted: arguments.Migrate = job.arguments
+    return HandshakeRecord(
+        migration_id=job.operation.operation_id,
+        instance_uuid=job.instance.uuid,
+        kind=Kind.POSTCOPY if wanted.policy.post_copy else Kind.PRECOPY,
+        phase=Phase.ASKED,
+        source=manager.identity.host,
+        destination=wanted.dest,
+        runs=job.instance.power_state is PowerState.RUNNING,
+        instance=_as_there(job),
+        request=_request(manager, job) if not job.work.resumed else {},
+    )
+
+
+def _request(manager: Manager, job: Job) -> dict[str, Any]:
+    """Return what the destination is told beside the instance; refuse what can't be."""
+    wanted: arguments.Migrate = job.arguments
+    if wanted.dest == manager.identity.host:
+        raise errors.InvalidArguments("the instance is on that host already")
+    if job.instance.power_state not in (PowerState.RUNNING, PowerState.PAUSED):
+        state = job.instance.power_state.name
+        raise errors.InvalidState(f"live migration needs a guest that runs or is paused; it is {state}")
+    here = manager.driver.get_available_resource(manager.identity.host)
+    return {
+        "runs": job.instance.power_state is PowerState.RUNNING,
+        "block_migration": wanted.block_migration,
+        "policy": msgspec.to_builtins(wanted.policy),
+        "source_info": msgspec.to_builtins({name: here[name] for name in SOURCE_INFO if name in here}),
+    }
+
+
+def _as_there(job: Job) -> Instance:
+    """Return the instance as the destination is to have it."""
+    wanted: arguments.Migrate = job.arguments
+    names = {
+        "network_info": wanted.dest_network_info,
+        "block_device_mapping": wanted.dest_block_device_mapping,
+    }
+    fresh: dict[str, Any] = {name: value for name, value in names.items() if value is not None}
+    return msgspec.structs.replace(job.instance.instance, generation=_generation(job), **fresh)
+
+
+def _generation(job: Job) -> int:
+    return max(job.instance.generation, job.arguments.generation or 0)
+
+
+def _await_decision(manager: Manager, job: Job, handshake: Handshake) -> None:
+    """Wait for the decision; once, ask for it when the operation is unwanted or its time is over."""
+    urged = False
+    while not handshake.decided:
+        handshake.changed.clear()
+        job.work.step = handshake.phase.value
+        _tell_progress(manager, job, handshake)
+        if not urged and (job.work.cancel_requested.is_set() or job.work.remaining() == 0):
+            urged = True
+            _urge(job, handshake)
+        if not handshake.decided:
+            awaited = (handshake.changed,) if urged else (handshake.changed, job.work.cancel_requested)
+            concurrency.wait_any(awaited, LOOK_S)
+
+
+def _urge(job: Job, handshake: Handshake) -> None:
+    if job.work.cancel_requested.is_set():
+        handshake.abort(errors.Cancelled("it was cancelled", step=handshake.phase.value))
+    elif job.arguments.policy.on_timeout is OnTimeout.FORCE:
+        handshake.give(Input.FORCE)
+    else:
+        handshake.abort(errors.Timeout("the migration took too long", step=handshake.phase.value))
+
+
+def _tell_progress(manager: Manager, job: Job, handshake: Handshake) -> None:
+    if handshake.phase in (Phase.MOVING, Phase.SWITCHING):
+        status = manager.driver.get_migration_status(job.instance.instance)
+        job.work.report(
+            status.transferred_ram + status.transferred_disk, status.total_ram + status.total_disk
+        )
+    elif handshake.phase is Phase.GIVEN:
+        job.work.waiting_for = f"the word of {handshake.record.destination}, which is the owner now"
+
+
+def _why_kept(handshake: Handshake) -> errors.ComputeError:
+    if handshake.record.error is not None:
+        return errors.from_error(handshake.record.error)
+    return errors.MigrationFailed("the transfer was interrupted; the guest stays here")
+
+
+@verb(
+    "receive_migration",
+    makes=True,
+    working=S.BUILDING,
+    lifecycle=("started",),
+    on_failure=OnFailure.REMOVE,
+    probe=OWNER,
+)
+def receive_migration(manager: Manager, job: Job) -> Outcome:
+    """Receive an instance that another host's agent migrates here. Agents ask it of themselves."""
+    wanted: arguments.ReceiveMigration = job.arguments
+    record = HandshakeRecord(
+        migration_id=wanted.migration_id,
+        instance_uuid=job.instance.uuid,
+        kind=wanted.kind,
+        phase=Phase.NONE,
+        source=wanted.source,
+        destination=manager.identity.host,
+        runs=wanted.runs,
+        instance=job.instance.instance,
+        data=wanted.data,
+    )
+    handshake = manager.handshaking.begin(record, Message.PREPARE)
+    while not handshake.decided or handshake.phase is Phase.NONE:
+        handshake.changed.clear()
+        job.work.step = handshake.phase.value
+        job.work.waiting_for = f"the word of {wanted.source}, which is the owner"
+        handshake.changed.wait(LOOK_S)
+    if handshake.phase is Phase.DROPPED:
+        failed = errors.MigrationFailed(f"the guest stays on {wanted.source}", retryable=False)
+        raise errors.from_error(handshake.record.error) if handshake.record.error else failed
+    return Outcome({"moved_from": wanted.source}, follow=True)
 
 
 @verb("confirm_migration", starts_from=RESIZED, probe=OWNER)
@@ -40,6 +196,13 @@ def revert_migration(manager: Manager, job: Job) -> Outcome:
     return _not_yet(job)
 
 
+def _leaving(manager: Manager, job: Job) -> Handshake:
+    handshake = manager.handshaking.from_here(job.instance.uuid)
+    if handshake is None:
+        raise errors.TooLate("it is settled where the guest goes on")
+    return handshake
+
+
 @verb(
     "live_migration_abort",
     lane=Lane.CONTROL,
@@ -48,7 +211,14 @@ def revert_migration(manager: Manager, job: Job) -> Outcome:
 )
 def live_migration_abort(manager: Manager, job: Job) -> Outcome:
     """Stop a live migration; the guest goes on at its source."""
-    return _not_yet(job)
+    handshake = _leaving(manager, job)
+    handshake.abort(errors.Cancelled("the migration was aborted"))
+    deadline = time.monotonic() + DECISION_S
+    while handshake.phase not in (Phase.KEEPING, Phase.KEPT, Phase.GIVEN) and time.monotonic() < deadline:
+        job.work.wait(handshake.changed, LOOK_S)
+    if handshake.phase not in (Phase.KEEPING, Phase.KEPT):
+        raise errors.TooLate(f"the migration is {handshake.phase}")
+    return Outcome({"migration_id": handshake.record.migration_id})
 
 
 @verb(
@@ -59,4 +229,8 @@ def live_migration_abort(manager: Manager, job: Job) -> Outcome:
 )
 def live_migration_force_complete(manager: Manager, job: Job) -> Outcome:
     """Hold the guest so that its live migration can end."""
-    return _not_yet(job)
+    handshake = _leaving(manager, job)
+    if handshake.phase not in (Phase.MOVING, Phase.SWITCHING):
+        raise errors.InvalidState(f"nothing is transferred yet: the migration is {handshake.phase}")
+    handshake.give(Input.FORCE)
+    return Outcome({"migration_id": handshake.record.migration_id})

@@ -73,9 +73,12 @@ class Observer:
         self.drain()
 
     def before_again(self, entry: Entry) -> None:
-        """Before an interrupted operation goes on: what it did is told, since it moves on from there."""
-        if entry.instance_uuid is not None:
-            self.look_again(entry, SETTLE_S)
+        """Before an interrupted operation goes on: what it did is told, since it moves on from there.
+
+        It may end here, too: the record must not say then that a guest is off that is not there.
+        """
+        if entry.instance_uuid is not None and not self.look_again(entry, SETTLE_S):
+            self._note_silently(entry.instance_uuid, PowerState.NOSTATE)
 
     def look_again(self, entry: Entry, timeout: float) -> bool:
         """Read back the power state of the instance that a verb worked on; best effort.
@@ -122,7 +125,7 @@ class Observer:
 
         def write(tx: Transaction) -> None:
             found = instances.find(tx, uuid)
-            if found is not None and not found.gone:
+            if found is not None and not found.gone and found.power_state is not power_state:
                 instances.put(tx, msgspec.structs.replace(found, power_state=power_state))
 
         self._manager.store.insist(write)

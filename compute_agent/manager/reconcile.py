@@ -114,16 +114,21 @@ def _unknown(manager: Manager, seen: Mapping[str, InstanceInfo]) -> None:
     """Take on record again what the state file has lost, and report what is not ours."""
     if manager.store.read(lambda tx: host_store.get(tx, directory.RESET)):
         for uuid, info in seen.items():
-            if not _on_record(manager, uuid):
-                description = manager.driver.get_description(uuid)
-                if description is not None:
-                    _adopt_again(manager, info, description)
+            description = manager.driver.get_description(uuid)
+            if description is not None and not _on_record(manager, uuid, description.generation):
+                _adopt_again(manager, info, description)
     _report_orphans(manager, {orphan["id"]: orphan for orphan in adoption.list_orphans(manager)})
 
 
-def _on_record(manager: Manager, uuid: str) -> bool:
-    """Whether there is a record, be it a tombstone, or an operation that makes one."""
-    return manager.store.read(lambda tx: instances.find(tx, uuid) is not None or journal.busy(tx, uuid))
+def _on_record(manager: Manager, uuid: str, generation: int) -> bool:
+    """Whether there is a record, be it a tombstone of that placement, or an operation that makes one."""
+
+    def look(tx: Transaction) -> bool:
+        record = instances.find(tx, uuid)
+        outlived = record is not None and record.gone and record.generation < generation
+        return (record is not None and not outlived) or journal.busy(tx, uuid)
+
+    return manager.store.read(look)
 
 
 def _adopt_again(manager: Manager, info: InstanceInfo, description: Description) -> None:

@@ -3,7 +3,7 @@
 
 from compute_agent.manager.manager import Manager, request_context
 from compute_agent.model.states import InstanceState as S
-from compute_agent.operations.verbs import Job, Outcome, verb
+from compute_agent.operations.verbs import Job, OnFailure, Outcome, verb
 
 
 @verb(
@@ -11,6 +11,7 @@ from compute_agent.operations.verbs import Job, Outcome, verb
     starts_from=frozenset({S.ACTIVE, S.STOPPED, S.ERROR}),
     already=frozenset({S.RESCUED}),
     lifecycle=("stopped", "started"),
+    on_failure=OnFailure.AS_BEFORE,
     probe="the domain's first disk",
 )
 def rescue(manager: Manager, job: Job) -> Outcome:

@@ -13,8 +13,8 @@ from compute_agent.operations.verbs import Job, Outcome, Recovery, verb
     "snapshot",
     starts_from=frozenset({S.ACTIVE, S.PAUSED, S.SUSPENDED, S.STOPPED}),
     limit="max_concurrent_snapshots",
-    recovery=Recovery.INTERRUPTED,
-    probe="none: whether an upload arrived can't be seen",
+    recovery=Recovery.UNDONE,
+    probe="none: whether an upload arrived can't be seen; block job and files are",
 )
 def snapshot(manager: Manager, job: Job) -> Outcome:
     """Copy an instance's disk to ``destination``; a running guest goes on running."""

@@ -19,6 +19,7 @@ FEATURES = (
     "events-replay",
     "adopt",
     "plan",
+    "config-drive",
 )
 """Names of what a caller may rely on; only ever added to."""
 

@@ -29,6 +29,7 @@ from compute_agent.model.fields import (
     Uuid,
 )
 from compute_agent.model.flavor import Flavor
+from compute_agent.model.handshake import Kind
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance, SecurityGroup
 from compute_agent.model.vif import Vif
@@ -252,6 +253,23 @@ class Migrate(OnInstance, frozen=True, kw_only=True, forbid_unknown_fields=True)
     policy: MigrationPolicy = MigrationPolicy()
 
 
+class ReceiveMigration(Made, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the agent at a destination asks of itself when the source's has asked it to prepare.
+
+    ``source_info``: what decides whether the source's guests can run here. ``runs``: the guest ran. ``data``: what
+    the drivers of both ends have agreed on before.
+    """
+
+    migration_id: Uuid
+    source: HostName
+    kind: Kind
+    runs: bool = True
+    block_migration: bool | None = None
+    policy: MigrationPolicy = MigrationPolicy()
+    source_info: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+
+
 # --- guest -----------------------------------------------------------------------------------------
 
 
@@ -374,3 +392,6 @@ VERBS: dict[str, type[Arguments]] = {
     "confirm_instances": ConfirmInstances,
 }
 """Every verb and the type of its arguments."""
+
+PEER_VERBS: dict[str, type[Arguments]] = {"receive_migration": ReceiveMigration}
+"""Verbs that an agent asks of itself for its peers. They are journalled as all others; nobody can send one."""

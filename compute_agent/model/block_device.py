@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from compute_agent.model import fields
 from compute_agent.model.fields import Count, DeviceName, Identifier, Text
+from compute_agent.model.image import Image
 
 
 class SourceType(enum.StrEnum):
@@ -52,3 +53,4 @@ class BlockDevice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     delete_on_termination: bool = False
     encryption: Annotated[dict[str, Any], Meta(extra=fields.SECRET)] | None = None
     tag: Identifier | None = None
+    image: Image | None = None

@@ -24,7 +24,7 @@ from compute_agent.model.states import SETTLED
 from compute_agent.operations import acceptance, turns
 from compute_agent.operations.limits import Limit
 from compute_agent.operations.logcontext import logging_as
-from compute_agent.operations.verbs import Job, Outcome, Verb
+from compute_agent.operations.verbs import Job, Outcome, Recovery, Verb
 from compute_agent.store import host, journal
 from compute_agent.store.database import Store, Transaction
 
@@ -100,7 +100,7 @@ class Engine:
         self.before_again: Callable[[Entry], object] = lambda entry: None
         self.on_progress: Callable[[Operation], object] = lambda operation: None
         self._manager = manager
-        self._key = store.write(host.digest_key)
+        self._key = store.insist(host.digest_key)
         self._entries: dict[str, Entry] = {}
         self._lanes: dict[str, collections.deque[Entry]] = {}
         self._running: dict[str, Entry] = {}
@@ -139,7 +139,7 @@ class Engine:
                     tasks.append(self._task(tx, one.operation, proposal.values))
             return accepted, tasks
 
-        accepted, tasks = self.store.write(write)
+        accepted, tasks = self.store.take_on(write)
         for task in tasks:
             self._enqueue(task)
         return accepted
@@ -238,6 +238,9 @@ class Engine:
                 places.enter_context(self._limits[entry.verb.limit].place(entry.unwanted))
             entry.waiting_for = "a free place to run"
             places.enter_context(self._general.place(entry.unwanted))
+            if not entry.interrupted:  # what has begun may end, with the reserve
+                entry.waiting_for = "room on the state disk"
+                concurrency.wait_any((self.store.roomy, entry.unwanted))
             if given_up := self._run(entry):
                 self._unanswered.setdefault(entry.lane, []).extend(given_up)
 
@@ -331,7 +334,8 @@ class Engine:
             entry.instance_uuid,
             deadline=time.monotonic() + seconds,
             attempts=begun.operation.attempts,
-            undo_only=begun.operation.attempts > CONF.journal.max_attempts,
+            undo_only=begun.operation.attempts > CONF.journal.max_attempts
+            or (entry.interrupted and entry.verb.recovery is Recovery.UNDONE),
             on_change=lambda work: self._tell_progress(entry),
         )
         if entry.cancelled:

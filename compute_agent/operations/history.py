@@ -3,7 +3,7 @@
 
 from compute_agent.conf import CONF
 from compute_agent.model import clock
-from compute_agent.store import instances, journal, outbox
+from compute_agent.store import handshakes, instances, journal, outbox
 from compute_agent.store.database import Store, Transaction
 
 IDS_KEPT_DAYS = 30
@@ -22,6 +22,7 @@ def age_out(store: Store) -> None:
 
     def once(tx: Transaction) -> int:
         instances.forget_tombstones(tx, ids)
+        handshakes.age_out(tx, ids)
         return max(journal.age_out(tx, records, ids, BATCH), outbox.age_out(tx, events, keep, BATCH))
 
     while store.write(once) >= BATCH:

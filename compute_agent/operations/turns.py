@@ -14,7 +14,7 @@ import msgspec
 
 from compute_agent.conf import CONF
 from compute_agent.model import clock, decode, errors, secrets
-from compute_agent.model.arguments import Arguments
+from compute_agent.model.arguments import Arguments, ReceiveMigration
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation, OperationState, Timing
@@ -124,7 +124,8 @@ def _admit_new(tx: Transaction, arguments: Any) -> InstanceRecord:
         if generation < previous.generation:
             raise errors.StaleGeneration(f"generation {generation} is below {previous.generation}")
         raise errors.InstanceExists(f"instance {instance.uuid} is here already, {previous.state}")
-    if previous is not None and generation <= previous.generation:
+    comes_back = previous is not None and previous.moved_to is not None and _hands_over(arguments)
+    if previous is not None and generation < previous.generation + (not comes_back):
         raise errors.StaleGeneration(
             f"instance {instance.uuid} was here with generation {previous.generation}; a higher one is needed"
         )
@@ -138,6 +139,11 @@ def _admit_new(tx: Transaction, arguments: Any) -> InstanceRecord:
     )
     instances.refuse_taken_name(tx, record)
     return record
+
+
+def _hands_over(arguments: Any) -> bool:
+    """Whether the instance comes from another agent that hands it over: its placement need not be newer."""
+    return isinstance(arguments, ReceiveMigration)
 
 
 def _check_conditions(record: InstanceRecord, arguments: Any) -> None:
@@ -237,7 +243,7 @@ def _settle(
     elif record is None:
         return
     elif verb.on_failure is not OnFailure.REMOVE:
-        _settle_failure(tx, verb, operation, record, error)
+        _settle_failure(tx, verb, operation, record, error, left)
     elif left:
         _settle_remains(tx, operation, record, error, left)
     else:
@@ -272,12 +278,18 @@ def _settle_success(
 
 
 def _settle_failure(
-    tx: Transaction, verb: Verb, operation: Operation, record: InstanceRecord, error: errors.ComputeError
+    tx: Transaction,
+    verb: Verb,
+    operation: Operation,
+    record: InstanceRecord,
+    error: errors.ComputeError,
+    left: Sequence[str],
 ) -> None:
     state = _followed(record)
     unfit = verb.on_failure is OnFailure.ERROR and not isinstance(error, errors.Cancelled)
     missing = record.power_state is PowerState.NOSTATE and state in WITH_GUEST
-    if missing or (unfit and state is not InstanceState.ACTIVE):
+    remains = verb.on_failure is OnFailure.AS_BEFORE and bool(left)
+    if missing or remains or (unfit and state is not InstanceState.ACTIVE):
         state = InstanceState.ERROR
     reason = error.to_error() if state is InstanceState.ERROR else record.error
     changed = msgspec.structs.replace(record, state=change(record.state, state), error=reason)

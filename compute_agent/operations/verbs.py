@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from compute_agent.model.arguments import VERBS, Arguments
+from compute_agent.model.arguments import PEER_VERBS, VERBS, Arguments
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Lane, Operation
 from compute_agent.model.states import InstanceState
@@ -24,6 +24,8 @@ class Recovery(enum.StrEnum):
     """it is begun again: its steps find out what is there, or doing it twice is harmless"""
     INTERRUPTED = "interrupted"
     """its effect can't be observed: it ends ``Interrupted`` and is never done again in silence"""
+    UNDONE = "undone"
+    """likewise, but it leaves traces that can be observed: they are removed before it ends"""
 
 
 class OnFailure(enum.StrEnum):
@@ -35,6 +37,8 @@ class OnFailure(enum.StrEnum):
     """nothing remains of it"""
     ERROR = "error"
     """unless it still runs as it should, it is unfit: state ``error`` with the reason"""
+    AS_BEFORE = "as before"
+    """all is undone, so it is as it was; if something can't be undone it is unfit: state ``error``"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Verb:
     @property
     def arguments(self) -> type[Arguments]:
         """The type of its arguments."""
-        return VERBS[self.name]
+        return VERBS[self.name] if self.name in VERBS else PEER_VERBS[self.name]
 
     @property
     def starts(self) -> bool:

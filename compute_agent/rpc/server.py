@@ -18,13 +18,15 @@ from compute_agent import concurrency, failpoints
 from compute_agent.manager import questions
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
+from compute_agent.model.arguments import VERBS
+from compute_agent.model.peer import METHOD as PEER_METHOD
 from compute_agent.model.questions import QUESTIONS
 from compute_agent.operations import acceptance
 from compute_agent.rpc import envelope
 from compute_agent.rpc.consumer import Consumer, RawMessage
 from compute_agent.rpc.names import MESSAGE_LIMIT
 from compute_agent.rpc.replies import Replier
-from compute_agent.store.database import Transaction
+from compute_agent.store.database import Transaction, touch
 
 LOG = logging.getLogger(__name__)
 
@@ -119,6 +121,8 @@ class Server:
         if request is None:
             return arrival
         readable = {"method": request.method[:64]}
+        if request.method == PEER_METHOD:
+            return arrival
         if request.method in QUESTIONS:
             if request.is_call:
                 return arrival
@@ -132,7 +136,7 @@ class Server:
 
     def _proposal(self, request: envelope.Request, operation_id: str) -> acceptance.Proposal:
         return acceptance.propose(
-            self._manager.table.get(request.method),
+            self._manager.table.get(request.method) if request.method in VERBS else None,
             request.method,
             operation_id,
             {**request.args, "operation_id": operation_id},
@@ -150,6 +154,8 @@ class Server:
                     concurrency.spawn(self._reply_record, request, accepted[number])
             elif request is not None and request.method in QUESTIONS and arrival.refusal is None:
                 self._ask(request)
+            elif request is not None and request.method == PEER_METHOD:
+                concurrency.spawn(self._manager.handshaking.receive, request.args)
             elif arrival.refusal is not None:
                 self._reply_refusal(arrival)
 
@@ -234,16 +240,11 @@ class Server:
         while not self._stopped.is_set():
             self._stopped.wait(STATE_RETRY_S)
             try:
-                self._manager.store.write(touch)
+                self._manager.store.take_on(touch)
             except errors.ComputeError:
                 continue
             self.release(STATE_FILE)
             return
-
-
-def touch(tx: Transaction) -> None:
-    """Write something that changes nothing, to see whether it can be written."""
-    tx.execute("UPDATE meta SET value = value WHERE key = 'host'")
 
 
 def read(message: RawMessage) -> Arrival:

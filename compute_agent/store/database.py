@@ -5,28 +5,29 @@ Every write is a function of a :class:`Transaction`. Functions that have gathere
 commit with full sync, so that durability costs one disk flush per group; each stands in a
 savepoint of its own, so that one that fails takes no other with it. A caller is answered
 after the commit and never before.
+
+When the disk is full, what is owed is written with the help of a reserve, which is then given up. Until there
+is room for it again, nothing new is taken on (:meth:`Store.take_on`).
 """
 
 import contextlib
 import dataclasses
-import errno
 import logging
-import os
 import sqlite3
-import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from compute_agent import concurrency, failpoints
 from compute_agent.model import errors
 from compute_agent.model.event import Event
-from compute_agent.store import schema
+from compute_agent.store import faults, schema
+from compute_agent.store.connection import connect
+from compute_agent.store.reserve import Reserve
 
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FULL_CODES = frozenset({sqlite3.SQLITE_FULL})
 RETRY_S = 1.0
 
 
@@ -56,6 +57,10 @@ class Transaction:
         """Who writes."""
         assert self._identity is not None, "the store has not been given its identity"
         return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity) -> None:
+        self._identity = identity
 
     def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
         """Run one statement."""
@@ -95,33 +100,47 @@ class Pending(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class _Settled:
-    """Writes that were committed or have failed, and whether others are still owed."""
+    """Writes that were committed or have failed; why the last did; whether the reserve is in use."""
 
     writes: list[Pending[Any]]
-    owing: bool
+    problem: str | None = None
+    short: bool = False
 
 
 class Store:
     """The open state file.
 
     :param path: of the file; it is made if there is none
+    :param reserve: the room that is kept for what is owed
+    :ivar roomy: set while nothing speaks against beginning something new
+    :ivar problem: why the file can't be written; None while it can
+    :ivar told_seq: the ``seq`` of the newest event that was written since it was opened
+    :raises OSError: if it can't be opened
     :raises sqlite3.DatabaseError: if the file is damaged
     :raises schema.Incompatible: if this release can't work on it
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reserve: Reserve | None = None) -> None:
         self.path = path
+        self.reserve = reserve
+        self.roomy = concurrency.Event()
+        self.problem: str | None = None
+        self.told_seq = 0
         self.identity: Identity | None = None
         self.on_events: Callable[[list[Event]], object] = lambda events: None
-        self._connection = _connect(path)
-        schema.upgrade(self._connection)
-        self._reader = _connect(path)
-        self._reader.execute("PRAGMA query_only = 1")
+        with contextlib.ExitStack() as unless_it_opens:
+            self._connection = unless_it_opens.enter_context(contextlib.closing(connect(path)))
+            schema.upgrade(self._connection)
+            self._reader = unless_it_opens.enter_context(contextlib.closing(connect(path)))
+            self._reader.execute("PRAGMA query_only = 1")
+            unless_it_opens.pop_all()
         self._readers = concurrency.NativePool("store-read", 1)
         self._owed: list[Pending[Any]] = []
         self._trying_again = False
         self._last: Pending[None] | None = None
         self._closed = False
+        self._failing: str | None = None
+        self.roomy.set()
         self._inbox: concurrency.Inbox[_Settled] = concurrency.Inbox(self._settle)
         self._worker: concurrency.BatchWorker[Pending[Any]] = concurrency.BatchWorker("store", self._commit)
 
@@ -142,6 +161,15 @@ class Store:
     def insist(self, function: Callable[[Transaction], T]) -> T:
         """As :meth:`write`, for what must not get lost: returns when the disk has taken it."""
         return self.submit(function, owed=True).wait()
+
+    def take_on(self, function: Callable[[Transaction], T]) -> T:
+        """As :meth:`write`, for something new: it is refused while only the reserve is left, or less.
+
+        :raises DiskFull: also then
+        """
+        if self._is_short():
+            raise errors.DiskFull("the state disk is full: what has begun may end", retry_after_s=RETRY_S)
+        return self.write(function)
 
     def read(self, function: Callable[[Transaction], T]) -> T:
         """Run ``function``, which only reads, on all that is committed at one moment."""
@@ -176,8 +204,10 @@ class Store:
         if self._closed:
             for pending in batch:
                 pending.error = errors.Internal("the state file is closed")
-            self._inbox.put(_Settled(batch, owing=False))
+            self._inbox.put(_Settled(batch))
             return
+        if self.reserve is not None and self.reserve.take_again():
+            LOG.info("there is room on the state disk again")
         owed, self._owed = self._owed, []
         if owed:
             self._commit_group(owed)
@@ -185,11 +215,24 @@ class Store:
             self._fail(batch, self._owed[0].error)
         else:
             self._commit_group(batch)
+        self._draw_on_reserve()
         if self._last in batch:
             self._connection.close()
             self._closed = True
         settled = [pending for pending in (*owed, *batch) if pending not in self._owed]
-        self._inbox.put(_Settled(settled, owing=bool(self._owed)))
+        self._inbox.put(_Settled(settled, self._failing, self._is_short()))
+
+    def _draw_on_reserve(self) -> None:
+        """Write what is owed with the room of the reserve, if the disk does not take it otherwise."""
+        full = bool(self._owed) and isinstance(self._owed[0].error, errors.DiskFull)
+        if full and self.reserve is not None and self.reserve.give_up():
+            LOG.error("the state disk takes no more: the reserve is given up for what has begun")
+            owed, self._owed = self._owed, []
+            self._commit_group(owed)
+
+    def _is_short(self) -> bool:
+        """Whether the reserve is in use."""
+        return self.reserve is not None and not self.reserve.held
 
     def _commit_group(self, batch: list[Pending[Any]]) -> None:
         try:
@@ -200,12 +243,17 @@ class Store:
             failpoints.hit("store.commit.inside")
             self._connection.execute("COMMIT")
             failpoints.hit("store.commit.after")
+            if self._failing is not None:
+                LOG.info("the state file %s can be written again", self.path)
+            self._failing = None
         except Exception as error:
-            LOG.error("the state file %s can't be written: %s", self.path, error)
+            level = logging.ERROR if self._failing is None else logging.DEBUG  # one line per outage
+            LOG.log(level, "the state file %s can't be written: %s", self.path, error)
+            self._failing = str(faults.typed(error, RETRY_S))
             with contextlib.suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-            self._fail(batch, _typed(error))
+            self._fail(batch, faults.typed(error, RETRY_S))
 
     def _apply(self, pending: Pending[Any]) -> None:
         self._connection.execute("SAVEPOINT one")
@@ -231,56 +279,29 @@ class Store:
     def _settle(self, settled: _Settled) -> None:
         for pending in settled.writes:
             pending.ended.set()
-        if settled.owing and not self._trying_again:
+        self.problem = settled.problem
+        if settled.short:
+            self.roomy.clear()
+        else:
+            self.roomy.set()
+        if (settled.problem is not None or settled.short) and not self._trying_again:
             self._trying_again = True
             concurrency.spawn(self._try_again)
         told = [event for pending in settled.writes if pending.error is None for event in pending.told]
         if told:
+            self.told_seq = told[-1].seq or self.told_seq
             self.on_events(told)
 
     def _try_again(self) -> None:
         concurrency.sleep(RETRY_S)
         self._trying_again = False
-        self.submit(lambda tx: None)
+        self.submit(touch)
+
+
+def touch(tx: Transaction) -> None:
+    """Write something that changes nothing, to see whether it can be written."""
+    tx.execute("UPDATE meta SET value = value")
 
 
 def _nothing(tx: Transaction) -> None:
     """Write nothing."""
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    # It holds secrets until their operations end. SQLite gives its other files the same mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    os.chmod(path, 0o600)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 1000")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA secure_delete = ON")  # the default of Debian's build only
-    return connection
-
-
-def _typed(error: Exception) -> errors.ComputeError:
-    code = getattr(error, "sqlite_errorcode", None)
-    no_room = code in FULL_CODES or getattr(error, "errno", None) == errno.ENOSPC
-    failing = code is not None and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
-    if no_room or failing:
-        return errors.DiskFull(f"the state file can't be written: {error}", retry_after_s=RETRY_S)
-    return errors.Internal(f"the state file can't be written: {error}")
-
-
-def check(path: str) -> None:
-    """Read through the file at ``path``.
-
-    :raises sqlite3.DatabaseError: if it is damaged
-    """
-    connection = _connect(path)
-    try:
-        started = time.monotonic()
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        LOG.debug("state file checked in %.3f s", time.monotonic() - started)
-        if answer != "ok":
-            raise sqlite3.DatabaseError(answer)
-    finally:
-        connection.close()

@@ -79,6 +79,19 @@ UPGRADES: tuple[Upgrade, ...] = (
     CREATE TABLE security_groups (id TEXT PRIMARY KEY, rules BLOB, members BLOB) WITHOUT ROWID;
     """,
     ),
+    Upgrade(
+        contract=1,
+        script="""
+    CREATE TABLE handshakes (
+        migration_id TEXT PRIMARY KEY,
+        instance_uuid TEXT NOT NULL,
+        settled INTEGER NOT NULL,
+        updated_at TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX handshakes_instance ON handshakes (instance_uuid);
+    """,
+    ),
 )
 
 VERSION = len(UPGRADES)

@@ -39,7 +39,8 @@ class InstanceInfo(_Named, frozen=True, kw_only=True):
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What spawn left at the hypervisor about a guest, enough to put it on record again.
 
-    ``instance`` has no secrets; it is None where the description can't be read any more.
+    ``instance`` has no secrets; it is None where the description can't be read any more. ``rescued`` says
+    that the guest is to start from a rescue disk.
     """
 
     uuid: str
@@ -48,6 +49,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     operation_id: str | None = None
     power_state: PowerState = PowerState.NOSTATE
+    rescued: bool = False
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +97,10 @@ class Console(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a live migration is; amounts in bytes.
+    """How far a live migration is; amounts in bytes, ``rate_bps`` in bytes per second.
+
+    ``expected_ms`` is how long the rest takes at this rate; ``stalled`` says that no less is left than was a
+    while ago: the guest changes its memory as fast as it is copied.
 
     ``status`` is ``none``, ``preparing``, ``running``, ``post-copy``, ``completed``, ``failed``
     or ``cancelled``.
@@ -109,12 +114,17 @@ class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     total_disk: int = 0
     downtime_ms: int | None = None
     elapsed_ms: int = 0
+    rate_bps: int = 0
+    expected_ms: int | None = None
+    stalled: bool = False
 
 
 class LiveMigrateData(msgspec.Struct, kw_only=True):
     """What the two ends of a live migration agree on. Filled in as the checks go on.
 
-    Times in ms, bandwidth in MiB/s. ``details`` is the driver's own.
+    Times in ms, bandwidth in MiB/s. ``held``: what arrives stays held until
+    ``post_live_migration_at_destination``, and what is left at the source until ``post_live_migration``;
+    who calls that decides which copy goes on (docs/migration.md). ``details`` is the driver's own.
     """
 
     instance_uuid: str
@@ -127,6 +137,9 @@ class LiveMigrateData(msgspec.Struct, kw_only=True):
     is_volume_backed: bool = False
     max_downtime_ms: int | None = None
     bandwidth_mib: int | None = None
+    auto_converge: bool | None = None
+    post_copy: bool | None = None
+    held: bool = False
     details: dict[str, Any] = {}
 
 

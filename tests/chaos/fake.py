@@ -6,7 +6,8 @@ from __future__ import annotations
 import collections
 import json
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from tests.chaos.agents import ForkedAgent
 from tests.chaos.ground import HOST, Ground
@@ -69,6 +70,7 @@ class FakeGround(Ground):
     name = "fake"
     scenarios = SCENARIOS
     shared = SHARED
+    of_threads: ClassVar[Mapping[str, int]] = {"anon_inode:[eventpoll]": 5}
 
     def agent(self) -> ForkedAgent:
         """Make an agent with a ledger of its own."""

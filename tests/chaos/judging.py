@@ -44,7 +44,7 @@ class Verdict:
 
 def unseen(verb: str) -> bool:
     """Whether nobody can tell that a verb took effect: then a crash ends it Interrupted."""
-    return TABLE[verb].recovery is Recovery.INTERRUPTED
+    return TABLE[verb].recovery is not Recovery.REPEAT
 
 
 def telling(came: Came, verdict: Verdict) -> None:

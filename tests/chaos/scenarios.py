@@ -109,6 +109,7 @@ _ALL = (
     Scenario(
         "spawn", about="new", variant="paused", arguments=lambda uuid: {"instance": {"start_paused": True}}
     ),
+    Scenario("evacuate", about="new", arguments=lambda uuid: {"disks": "recreate", "fenced": True}),
     _one("destroy"),
     _one("destroy", ("suspend", {}), variant="suspended"),
     _one("destroy", variant=KEEPING, destroy_disks=False),
@@ -174,14 +175,15 @@ _ALL = (
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 
+TWO_HOSTS = "it takes two agents: tests/functional/migration kills each of them at every point"
 NOT_OFFERED = "this release declares it and answers UnsupportedOperation: it has no effect"
 LEFT_OUT = {
     "confirm_migration": NOT_OFFERED,
-    "evacuate": NOT_OFFERED,
     "host_maintenance_mode": NOT_OFFERED,
-    "live_migration_abort": NOT_OFFERED,
-    "live_migration_force_complete": NOT_OFFERED,
-    "migrate": NOT_OFFERED,
+    "live_migration_abort": TWO_HOSTS,
+    "live_migration_force_complete": TWO_HOSTS,
+    "migrate": TWO_HOSTS,
+    "receive_migration": TWO_HOSTS,
     "revert_migration": NOT_OFFERED,
 }
 """Verbs that are in no scenario, and why."""

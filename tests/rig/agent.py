@@ -83,7 +83,9 @@ class Agent(Part):
             raise RigError("an agent needs a broker or a transport_url")
         self.host = host or f"host-{uuids.uuid4().hex[:8]}"
         self.hypervisor = hypervisor
-        self.scratch = scratch.make("ca-a-")
+        # What runs on a host of its own is ended, and removed, with that host.
+        within = hypervisor.scratch if hypervisor is not None and hypervisor.is_host else None
+        self.scratch = scratch.make("ca-a-", within)
         self.state_path = self.scratch / "state"
         self.instances_path = self.scratch / "instances"
         self.config_file = self.scratch / "agent.conf"
@@ -133,6 +135,11 @@ class Agent(Part):
             lines.append(f"[{group}]")
             lines += [f"{name} = {_as_text(value)}" for name, value in options.items() if value is not None]
         self.config_file.write_text("\n".join(lines) + "\n")
+
+    @property
+    def instances_path_inside(self) -> pathlib.Path:
+        """Where it keeps its instances, as it sees that itself: on a host of a lab not as from outside."""
+        return pathlib.Path(str(self._sections["DEFAULT"]["instances_path"]))
 
     def _environment(self) -> dict[str, str]:
         base = self.hypervisor.environment if self.hypervisor else dict(os.environ)

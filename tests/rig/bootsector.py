@@ -31,6 +31,13 @@ _PM1_SLEEP_S5 = 0x2000
 _PVPANIC = 0x505
 _KEYBOARD_CONTROLLER = 0x64
 
+#: What the BIOS calls the first optical drive and the second hard disk.
+_FIRST_CDROM = 0xE0
+_SECOND_DISK = 0x81
+_BUFFER = 0x8000
+_SECTOR_ENDS = (_BUFFER + 512, _BUFFER + 2048)
+_DRIVE_SECTORS = 4096
+
 
 class Ending(enum.Enum):
     """What the guest does once its greeting is out (and its ticks, if it counts any, are spent)."""
@@ -50,6 +57,8 @@ class Guestware:
     honours_button: switches itself off when the power button is pressed; otherwise it ignores the button.
     tick_every: timer ticks (1/18 s) between counter lines `tick N`; 0 for none.
     ending: what it does after `ending_after` timer ticks; IDLE goes on for ever.
+    reads_drive: after its greeting it reads its first optical drive, or else its second disk, through the
+        BIOS, and prints the files there that begin with `{` or `#`, then a line `END OF DRIVE`.
     """
 
     greeting: str = DEFAULT_GREETING
@@ -57,6 +66,7 @@ class Guestware:
     tick_every: int = 0
     ending: Ending = Ending.IDLE
     ending_after: int = 0
+    reads_drive: bool = False
 
     def sector(self) -> bytes:
         """The 512 bytes of the boot sector. Raises ValueError if the program does not fit."""
@@ -65,8 +75,12 @@ class Guestware:
         if self.honours_button:
             _arm_button(code)
         code.mov_si("greeting").call("print")
+        if self.reads_drive:
+            _read_drive(code)
         _main_loop(code, self)
         _routines(code)
+        if self.reads_drive:
+            _drive_variables(code)
         _variables(code, self.greeting)
         return _as_sector(code.assemble())
 
@@ -83,6 +97,8 @@ POLITE = Guestware(honours_button=True)
 TICKER = Guestware(honours_button=True, tick_every=TIMER_TICKS_PER_SECOND // 2)
 #: Shuts itself down a moment after its greeting.
 SHORT_LIVED = Guestware(ending=Ending.POWER_OFF, ending_after=TIMER_TICKS_PER_SECOND)
+#: Prints what is on its config drive, and honours a graceful shutdown.
+READER = Guestware(honours_button=True, reads_drive=True)
 
 
 def _prologue(code: Code) -> None:
@@ -115,6 +131,34 @@ def _main_loop(code: Code, program: Guestware) -> None:
         code.inc_word("age").load_ax("age").cmp_ax(max(program.ending_after, 1)).jb("alive")
         code.jmp(program.ending.value).label("alive")
     code.jmp("loop")
+
+
+def _read_drive(code: Code) -> None:
+    """Print what begins a sector with `{` or `#`, up to a zero, over as many sectors as it takes."""
+    code.label("read")
+    for end in _SECTOR_ENDS:
+        code.store_byte_at(end, 0)
+    code.store_byte("count", 1).mov_si("packet").load_dl("drive")
+    code.raw(0xB4, 0x42).interrupt(0x13)  # mov ah, 0x42: read as the packet says
+    code.jb("unread").mov_si_to(_BUFFER)
+    code.cmp_byte("more", 1).jz("show")
+    code.raw(0x80, 0x3C, ord("{")).jz("show")  # cmp byte [si], ...
+    code.raw(0x80, 0x3C, ord("#")).jnz("next")
+    code.label("show").call("print").store_byte("more", 1)
+    for end in _SECTOR_ENDS:
+        code.cmp_si(end + 1).jz("next")
+    code.store_byte("more", 0).mov_si("newline").call("print")
+    code.label("next").inc_word("lba").load_ax("lba").cmp_ax(_DRIVE_SECTORS).jb("read").jmp("all_read")
+    code.label("unread").load_ax("lba").cmp_ax(0).jnz("all_read")
+    code.cmp_byte("drive", _SECOND_DISK).jz("all_read").store_byte("drive", _SECOND_DISK).jmp("read")
+    code.label("all_read").mov_si("end_of_drive").call("print")
+
+
+def _drive_variables(code: Code) -> None:
+    code.label("packet").raw(16, 0).label("count").raw(1, 0).raw(_BUFFER & 0xFF, _BUFFER >> 8, 0, 0)
+    code.label("lba").data(bytes(8))
+    code.label("drive").raw(_FIRST_CDROM).label("more").raw(0)
+    code.label("end_of_drive").data(b"END OF DRIVE").label("newline").data(b"\r\n\0")
 
 
 def _routines(code: Code) -> None:

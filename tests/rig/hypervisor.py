@@ -22,7 +22,7 @@ import shutil
 import signal
 import time
 import uuid as uuids
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from tests.rig import bootsector, domain, scratch
@@ -78,7 +78,9 @@ class Hypervisor(Part):
 
     hostname, prefix: a host name of its own, and a command put before everything it runs, such as
     `["ip", "netns", "exec", NAME]`: with these it is one host of several (root only).
-    tcp_address: listen for other hosts there (migration), without authentication.
+    tcp_address: listen for other hosts there (migration), without authentication. network: it gets a network
+    namespace of its own, which this lays out before libvirtd starts (root only). binds: further places that
+    stand elsewhere on this host, as (source, target). remove: what goes with it besides its own directory.
     """
 
     def __init__(
@@ -87,6 +89,9 @@ class Hypervisor(Part):
         hostname: str | None = None,
         prefix: Sequence[str] = (),
         tcp_address: str | None = None,
+        network: Callable[[Supervisor], None] | None = None,
+        binds: Sequence[tuple[pathlib.Path, pathlib.Path]] = (),
+        remove: Sequence[pathlib.Path] = (),
     ) -> None:
         self.scratch = scratch.make()
         self.instances_path = self.scratch / "instances"
@@ -95,15 +100,17 @@ class Hypervisor(Part):
         self.privileged = os.geteuid() == 0
         self.hostname = hostname
         #: Whether it has namespaces of its own beyond its mounts, so that an agent has to run inside it.
-        self.is_host = hostname is not None or bool(prefix)
+        self.is_host = hostname is not None or bool(prefix) or network is not None
         self._tcp_address = tcp_address
+        self._network = network
         self._run, self._etc = self.scratch / "run", self.scratch / "etc"
         self._lib, self._log, self._cache = self.scratch / "lib", self.scratch / "log", self.scratch / "cache"
         self.supervisor = Supervisor(
-            binds=self._binds(),
+            binds=[*self._binds(), *binds],
             hostname=hostname,
             prefix=prefix,
-            remove=None if scratch.keep() else self.scratch,
+            remove=None if scratch.keep() else [self.scratch, *remove],
+            net=network is not None,
         )
         self._virtlogd: Process | None = None
         self._libvirtd: Process | None = None
@@ -153,6 +160,8 @@ class Hypervisor(Part):
         self._write_configuration(self._etc if self.privileged else self._etc / "libvirt")
         (self._run / "lock").mkdir()
         self.supervisor.start()
+        if self._network is not None:
+            self._network(self.supervisor)
         self._prepared = True
 
     def _write_configuration(self, directory: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +167,10 @@ class Supervisor:
 
     binds: directories that stand elsewhere for everything below (root only), as (source, target).
     hostname: a host name of its own (root only). prefix: a command put before the reaper's own, such as
-    `ip netns exec NAME`. remove: a directory that is deleted when all processes are gone, whoever ended them.
+    `ip netns exec NAME`. remove: a directory, or several, deleted when all processes are gone, whoever
+    ended them.
+    net: a network namespace of its own, with nothing but a loopback that is down (root only); it and every
+    device in it go with the last process below.
     """
 
     def __init__(
@@ -174,15 +178,18 @@ class Supervisor:
         binds: Sequence[tuple[pathlib.Path, pathlib.Path]] = (),
         hostname: str | None = None,
         prefix: Sequence[str] = (),
-        remove: pathlib.Path | None = None,
+        remove: pathlib.Path | Sequence[pathlib.Path] | None = None,
+        net: bool = False,
     ) -> None:
         self._command = [*prefix, sys.executable, "-I", "-S", reaper.__file__]
         for source, target in binds:
             self._command += ["--bind", f"{source}:{target}"]
         if hostname:
             self._command += ["--hostname", hostname]
-        if remove:
-            self._command += ["--remove", str(remove)]
+        if net:
+            self._command.append("--net")
+        for directory in [remove] if isinstance(remove, pathlib.Path) else remove or ():
+            self._command += ["--remove", str(directory)]
         self._command.append("--serve")
         self._popen: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -303,6 +310,19 @@ class Supervisor:
             raise RigError(f"the supervisor does not answer: {error!r}") from error
         finally:
             del self._answers[number]
+
+    def tell(self, argv: Sequence[str], timeout: float = 30.0) -> str:
+        """Run a command to its end; what it printed. Raises RigError with that if it fails."""
+        with tempfile.NamedTemporaryFile(prefix="ca-out-") as out:
+            process = self.run(argv, log=pathlib.Path(out.name))
+            try:
+                status = process.wait(timeout)
+            finally:
+                process.signal(signal.SIGKILL)
+            said = out.read().decode(errors="replace")
+        if status != 0:
+            raise RigError(f"{' '.join(argv)} failed ({status})\n{tail(said)}")
+        return said
 
     def children(self) -> list[int]:
         """The pids of its direct children: what it started, and what was orphaned to it."""

@@ -16,7 +16,8 @@ started, or was left to it, is gone when it is gone; it ends when its parent doe
 about.
 
 `--bind SRC:DST` gives everything below it a mount namespace of its own in which SRC stands at DST,
-`--hostname NAME` a host name of its own; both need root. `--remove DIR` deletes DIR at the very end.
+`--hostname NAME` a host name of its own, `--net` a network namespace with nothing but a loopback; all need
+root. `--remove DIR` deletes DIR at the very end; it may be given several times.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUTS = 0x04000000
+_CLONE_NEWNET = 0x40000000
+_MNT_DETACH = 2
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 _MS_REC_BIND = 0x1000 | 0x4000
 _KILL_DEADLINE_S = 15.0
@@ -52,14 +55,17 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def isolate(binds: list[tuple[str, str]], hostname: str | None) -> None:
+def isolate(binds: list[tuple[str, str]], hostname: str | None, net: bool = False) -> None:
     """Enter namespaces of our own, as far as asked for. Raises OSError without the right to."""
-    flags = (_CLONE_NEWNS if binds else 0) | (_CLONE_NEWUTS if hostname else 0)
+    flags = (_CLONE_NEWNS if binds or net else 0) | (_CLONE_NEWUTS if hostname else 0)
+    flags |= _CLONE_NEWNET if net else 0
     if not flags:
         return
     _check(_libc.unshare(flags), "unshare")
-    if binds:
+    if binds or net:
         _check(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "make mounts private")
+    if net:
+        _show_own_devices()
     for source, target in binds:
         _check(
             _libc.mount(source.encode(), target.encode(), None, _MS_REC_BIND, None),
@@ -68,6 +74,12 @@ def isolate(binds: list[tuple[str, str]], hostname: str | None) -> None:
     if hostname:
         name = hostname.encode()
         _check(_libc.sethostname(name, len(name)), "sethostname")
+
+
+def _show_own_devices() -> None:
+    """Mount /sys anew: it shows the network devices of the namespace in which it was mounted."""
+    _libc.umount2(b"/sys", _MNT_DETACH)
+    _check(_libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None), "mount /sys")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +294,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--serve", action="store_true", help="serve requests from standard input")
     parser.add_argument("--bind", action="append", default=[], metavar="SRC:DST")
     parser.add_argument("--hostname")
-    parser.add_argument("--remove", metavar="DIR", help="a directory to delete at the end")
+    parser.add_argument("--net", action="store_true", help="a network namespace of its own")
+    parser.add_argument("--remove", action="append", default=[], metavar="DIR", help="to delete at the end")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     if options.serve == bool(options.command):
@@ -293,14 +306,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
-    isolate([tuple(bind.split(":", 1)) for bind in options.bind], options.hostname)
+    isolate([tuple(bind.split(":", 1)) for bind in options.bind], options.hostname, options.net)
     reaper = Reaper()
     try:
         return reaper.serve() if options.serve else reaper.run(options.command)
     finally:
         kill_all()
-        if options.remove:
-            shutil.rmtree(options.remove, ignore_errors=True)
+        for directory in options.remove:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def root() -> pathlib.Path:
     return pathlib.Path(os.environ.get("RIG_SCRATCH", "/tmp"))
 
 
-def make(prefix: str = "ca-") -> pathlib.Path:
-    """A new scratch directory that everyone may traverse."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=root()))
+def make(prefix: str = "ca-", within: pathlib.Path | None = None) -> pathlib.Path:
+    """A new scratch directory that everyone may traverse; `within` another one, with which it goes."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=within or root()))
     path.chmod(0o755)
     return path
 

@@ -40,7 +40,7 @@ class WebServer:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def do_CONNECT(self) -> None:
                 outer._tunnel(self)

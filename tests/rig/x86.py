@@ -102,7 +102,29 @@ class Code:
     def cmp_ax(self, value: int) -> Code:
         return self.raw(0x3D)._word(value)
 
+    # Memory bytes.
+    def load_dl(self, label: str) -> Code:
+        return self.raw(0x8A, 0x16)._reference(label, 2, relative=False)
+
+    def store_byte(self, label: str, value: int) -> Code:
+        return self.raw(0xC6, 0x06)._reference(label, 2, relative=False).raw(value)
+
+    def store_byte_at(self, address: int, value: int) -> Code:
+        return self.raw(0xC6, 0x06)._word(address).raw(value)
+
+    def cmp_byte(self, label: str, value: int) -> Code:
+        return self.raw(0x80, 0x3E)._reference(label, 2, relative=False).raw(value)
+
+    def mov_si_to(self, address: int) -> Code:
+        return self.raw(0xBE)._word(address)
+
+    def cmp_si(self, value: int) -> Code:
+        return self.raw(0x81, 0xFE)._word(value)
+
     # Flow.
+    def interrupt(self, number: int) -> Code:
+        return self.raw(0xCD, number)
+
     def call(self, label: str) -> Code:
         return self.raw(0xE8)._reference(label, 2, relative=True)
 

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from compute_agent.cmd.client import calls, events, operations, options, own, spawning, top
+from compute_agent.cmd.client import calls, events, operations, options, own, spawning, state, top
 from compute_agent.cmd.client.session import DONE, Session, Settings
 from compute_agent.model.arguments import VERBS
 from compute_agent.model.questions import QUESTIONS
@@ -166,6 +166,7 @@ COMPOSED: dict[str, tuple[str, Fill, Run]] = {
     "events": ("What happened on the host; with --follow what happens.", _with_own(events.add), events.run),
     "operations": ("List, show, cancel and watch operations.", operations.add, operations.run),
     "top": ("The host at a glance, again and again.", _with_own(top.add), top.run),
+    "state": ("Copy the state file of the agent on this machine.", state.add, state.run),
     "schema": ("The JSON Schema of a verb, a question or what is told.", _fill_schema, _schema),
 }
 """Sub-commands that are neither a verb nor a question."""

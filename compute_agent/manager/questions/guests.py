@@ -10,7 +10,7 @@ import msgspec
 from compute_agent.manager.manager import Manager, request_context
 from compute_agent.model import errors, questions
 from compute_agent.model.instance import Instance
-from compute_agent.store import instances
+from compute_agent.store import handshakes, instances
 
 
 def _instance(manager: Manager, uuid: str) -> Instance:
@@ -98,6 +98,16 @@ def interface_stats(manager: Manager, asked: questions.InterfaceStats) -> dict[s
     return {"stats": list(stats)}
 
 
+def get_migration_status(manager: Manager, asked: questions.AboutInstance) -> dict[str, Any]:
+    """How far a live migration is, and what the handshake of the last migration has on record here."""
+    uuid = asked.instance_uuid
+    status = manager.driver.get_migration_status(_instance(manager, uuid))
+    record = manager.store.read(lambda tx: handshakes.of_instance(tx, uuid))
+    names = ("migration_id", "kind", "phase", "settled", "source", "destination", "error", "updated_at")
+    about = None if record is None else {name: msgspec.to_builtins(getattr(record, name)) for name in names}
+    return {"migration": msgspec.to_builtins(status), "handshake": about}
+
+
 ANSWERS = {
     "get_info": get_info,
     "get_console_output": get_console_output,
@@ -107,7 +117,7 @@ ANSWERS = {
     "get_diagnostics": _about("get_diagnostics", "diagnostics"),
     "get_instance_diagnostics": _about("get_instance_diagnostics", "diagnostics"),
     "get_instance_disk_info": _about("get_instance_disk_info", "disks"),
-    "get_migration_status": _about("get_migration_status", "migration"),
+    "get_migration_status": get_migration_status,
     "get_volume_connector": get_volume_connector,
     "get_all_bw_counters": get_all_bw_counters,
     "get_all_volume_usage": get_all_volume_usage,

@@ -21,6 +21,7 @@ def ping(manager: Manager, asked: questions.Nothing) -> dict[str, Any]:
         "now": clock.timestamp(),
         "uptime_s": round(time.monotonic() - manager.started_at, 3),
         "hypervisor_away": manager.hypervisor_away,
+        "problems": dict(manager.health),
         "operations": {"waiting": manager.engine.waiting, "running": manager.engine.running},
     }
 

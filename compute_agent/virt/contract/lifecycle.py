@@ -144,7 +144,8 @@ class Lifecycle(Base):
         :param detach_block_devices: called with ``(context, bdms)`` before the old guest goes; may be None
         :param attach_block_devices: called with ``(context, instance, bdms)`` before the new one comes and
             returns its ``block_device_info``; may be None
-        :param recreate: the instance comes from a host that failed (evacuation)
+        :param recreate: the instance comes from a host that failed (evacuation); without ``image_meta`` and
+            with ``preserve_ephemeral`` on the disks that are there
         :param preserve_ephemeral: keep the ephemeral disks' contents
 
         Contract: Icehouse, Mitaka, Queens.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from compute_agent.model.flavor import Flavor
+from compute_agent.model.handshake import Fact
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.virt.contract.base import Base, BlockDeviceInfo, Context, NetworkInfo, unsupported
@@ -152,6 +153,18 @@ class Migration(Base):
         Our own, for Ganeti's GetMigrationStatus.
         """
         return MigrationStatus()
+
+    @unsupported
+    def see_migration(self, instance: Instance, at_source: bool) -> Fact:
+        """Return what the hypervisor shows of a guest that is migrated, at one moment.
+
+        The truth, or ``UNKNOWN``: the handshake decides by it (docs/migration.md). ``BUSY`` while a job works
+        on the guest or it is being received, whoever began that; ``MOVED`` only at the source, where
+        the guest is off because all of it was transferred; ``ABSENT`` only at the destination, where there
+        is no domain.
+
+        Our own.
+        """
 
     # --- live: after -------------------------------------------------------------------------------
 

@@ -38,10 +38,11 @@ class Snapshots(Base):
     @unsupported
     def volume_snapshot_create(
         self, context: Context, instance: Instance, volume_id: str, create_info: Mapping[str, Any]
-    ) -> None:
+    ) -> dict[str, Any] | None:
         """Take a snapshot of a volume, as its storage service asks.
 
         :param create_info: ``snapshot_id``, ``type`` (``qcow2``), ``new_file``
+        :return: what has changed in the ``data`` of the volume's ``connection_info``, if the driver knows
         :raises InstanceNotFound: if there is no such guest
         :raises VolumeUnavailable: if the volume is not attached
 
@@ -56,10 +57,11 @@ class Snapshots(Base):
         volume_id: str,
         snapshot_id: str,
         delete_info: Mapping[str, Any],
-    ) -> None:
+    ) -> dict[str, Any] | None:
         """Merge a snapshot of a volume back. One that is not there is success.
 
         :param delete_info: ``type``, ``file_to_merge``, ``merge_target_file``, ``volume_id``
+        :return: as of :meth:`volume_snapshot_create`
         :raises InstanceNotFound: if there is no such guest
         :raises VolumeUnavailable: if the volume is not attached
 
@@ -77,9 +79,13 @@ class Snapshots(Base):
         """
 
     @unsupported
-    def unquiesce(self, context: Context, instance: Instance, image_meta: Image | None) -> None:
+    def unquiesce(
+        self, context: Context, instance: Instance, image_meta: Image | None
+    ) -> dict[str, Any] | None:
         """Thaw the guest's file systems.
 
+        :return: for the operation's result: how many ``filesystems`` were thawed, and whether the freeze had
+            ``expired``, so that they were thawed before
         :raises QuiesceNotSupported: if the guest has no agent
         :raises InvalidState: if it does not run
 

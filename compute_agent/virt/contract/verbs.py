@@ -53,7 +53,7 @@ MEMBERS: Mapping[str, tuple[str, ...]] = {
     **{verb: (verb,) for verb in _OWN_NAME},
     "evacuate": ("rebuild", "instance_on_disk"),
     "update_instance": ("set_description",),
-    "migrate": ("live_migration", "pre_live_migration", "migrate_disk_and_power_off", "finish_migration"),
+    "migrate": ("live_migration", "pre_live_migration", "see_migration"),
     "revert_migration": ("finish_revert_migration",),
     "refresh_security_group_members": ("refresh_instance_security_rules",),
     "refresh_provider_fw_rules": ("refresh_instance_security_rules",),

@@ -17,6 +17,7 @@ from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
 from compute_agent.virt.driver import ComputeDriver
+from compute_agent.virt.fake import peers
 from compute_agent.virt.fake.described import DIRECT
 from compute_agent.virt.fake.faults import Faults
 from compute_agent.virt.fake.hypervisor import Hypervisor, Size
@@ -69,7 +70,8 @@ class FakeBase(ComputeDriver):
         super().__init__(virtapi)
         self.host = CONF.host_name
         self.faults = Faults(CONF.fake.faults)
-        self.ledger = Ledger(CONF.fake.ledger) if CONF.fake.ledger else None
+        path = CONF.fake.ledger or peers.ledger_of(self.host)
+        self.ledger = Ledger(path) if path else None
         self._relay = Relay(self.emit_event)
         self.hypervisor = Hypervisor(self._relay, Size.configured(), self.ledger)
         self.outside = Outside(self.hypervisor)

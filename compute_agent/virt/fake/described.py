@@ -44,6 +44,7 @@ def read(domain: Domain) -> Description | None:
         generation=domain.generation,
         operation_id=domain.token if not direct(domain.token) else None,
         power_state=domain.power,
+        rescued=domain.own_devices is not None,
     )
 
 

@@ -12,7 +12,8 @@ from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.model.secrets import public
 from compute_agent.model.vif import Vif
-from compute_agent.virt import block_device
+from compute_agent.virt import block_device, configdrive
+from compute_agent.virt.configdrive import Given
 from compute_agent.virt.fake.world import Device, Disk, Nic
 
 GIB = 2**30
@@ -37,10 +38,17 @@ class Design:
         return sum(disk.size for disk in self.disks.values())
 
 
-def design(instance: Instance, image: Image | None, info: Mapping[str, Any] | None) -> Design:
+def design(
+    instance: Instance,
+    image: Image | None,
+    info: Mapping[str, Any] | None,
+    *,
+    config_drive: bool | None = None,
+) -> Design:
     """Return the parts of an instance's guest.
 
     :param info: its ``block_device_info``; None: what the instance itself says
+    :param config_drive: whether it gets one; None: what the instance itself says
     :raises ImageTooLarge: if the image does not fit into the flavor's root disk
     :raises VolumeUnavailable: if a volume's connection says nothing
     :raises InvalidArguments: if two devices have one name
@@ -59,7 +67,7 @@ def design(instance: Instance, image: Image | None, info: Mapping[str, Any] | No
         made.file(swap["device_name"], Disk("disk.swap", swap["swap_size"] * MIB, "raw"))
     for mapped in block_device.block_device_info_get_mapping(info):
         made.mapped(mapped)
-    if instance.config_drive:
+    if configdrive.is_wanted(Given(instance=instance)) if config_drive is None else config_drive:
         made.file(None, Disk("disk.config", CONFIG_DRIVE_BYTES, "raw"), bus="sata", device_type="cdrom")
     return Design(made.disks, made.devices, made.volumes)
 

@@ -28,8 +28,11 @@ class FakeDiagnostics(FakeBase):
     """The diagnostics concern."""
 
     def get_info(self, instance: Instance) -> InstanceInfo:
-        """Return what the hypervisor shows of a guest."""
-        return info(self.hypervisor, self.hypervisor.get(instance.uuid))
+        """Return what the hypervisor shows of a guest. What is left of one that was moved away is none."""
+        domain = self.hypervisor.get(instance.uuid)
+        if domain.moved_to is not None:
+            raise errors.InstanceNotFound(f"guest {instance.uuid} was moved to {domain.moved_to}")
+        return info(self.hypervisor, domain)
 
     def get_diagnostics(self, instance: Instance) -> dict[str, Any]:
         """Return a guest's counters as a flat dictionary."""

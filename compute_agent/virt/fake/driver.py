@@ -45,7 +45,6 @@ class FakeDriver(
     }
     withheld_verbs: ClassVar[frozenset[str]] = frozenset(
         {
-            "evacuate",
             "migrate",
             "confirm_migration",
             "revert_migration",

@@ -15,6 +15,7 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
+from compute_agent.virt import configdrive
 from compute_agent.virt.fake import described, design, diagnostics, network, peers
 from compute_agent.virt.fake.base import FakeBase
 from compute_agent.virt.fake.hypervisor import free_bytes
@@ -196,6 +197,7 @@ class FakeHost(FakeBase):
         try:
             instance.check()
             design.design(instance.named(), instance.image, None)
+            configdrive.check(configdrive.Given(instance=instance))
         except errors.ComputeError as error:
             return [Problem.of(error)]
         return None

@@ -9,6 +9,7 @@ synced: it has to survive the process, not the machine.
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,11 +35,12 @@ class Ledger:
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, effect: str, uuid: str | None, parts: Mapping[str, Any]) -> None:
-        """Append what happened.
+        """Append what happened, with the machine's monotonic time in ns: so ledgers can be put in order.
 
         :raises OSError: if it can't be written, such as on a full disk
         """
-        line = self._encode({"by": self._own, "effect": effect, "guest": uuid, "set": parts})
+        now = time.monotonic_ns()
+        line = self._encode({"by": self._own, "at": now, "effect": effect, "guest": uuid, "set": parts})
         os.write(self._writer, line + b"\n")
 
     def replay(self) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from compute_agent.virt.contract.base import BlockDeviceInfo, Context, InjectedF
 from compute_agent.virt.fake import network, storage
 from compute_agent.virt.fake.base import FakeBase
 from compute_agent.virt.fake.described import describe
+from compute_agent.virt.fake.evacuation import Evacuation
 from compute_agent.virt.fake.rebuild import Rebuild
 from compute_agent.virt.fake.spawn import Spawn
 
@@ -35,7 +36,15 @@ class FakeLifecycle(FakeBase):
         block_device_info: BlockDeviceInfo = None,
     ) -> list[Step]:
         """Return the parts of :meth:`spawn`."""
-        work = Spawn(self, instance, image_meta, network_info, block_device_info, admin_password)
+        work = Spawn(
+            self,
+            instance,
+            image_meta,
+            network_info,
+            block_device_info,
+            admin_password,
+            injected_files=injected_files,
+        )
         return work.steps()
 
     def spawn(
@@ -149,13 +158,27 @@ class FakeLifecycle(FakeBase):
         preserve_ephemeral: bool = False,
     ) -> None:
         """Make a guest anew from another image."""
-        if not recreate:
-            self.hypervisor.get(instance.uuid)
+        if recreate:
+            reuse = image_meta is None and preserve_ephemeral
+            kind, image = (Evacuation, instance.image) if reuse else (Spawn, image_meta)
+            made = kind(self, instance, image, network_info, block_device_info, admin_password, "evacuate")
+            steps.run(made.steps())
+            return
+        self.hypervisor.get(instance.uuid)
         if detach_block_devices is not None:
             detach_block_devices(context, bdms)
         if attach_block_devices is not None:
             block_device_info = attach_block_devices(context, instance, bdms)
-        work = Rebuild(self, instance, image_meta, network_info, block_device_info, admin_password, "rebuild")
+        work = Rebuild(
+            self,
+            instance,
+            image_meta,
+            network_info,
+            block_device_info,
+            admin_password,
+            "rebuild",
+            injected_files,
+        )
         work.preserve_ephemeral = preserve_ephemeral
         steps.run(work.steps())
 

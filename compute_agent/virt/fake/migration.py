@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from compute_agent import concurrency, steps
+from compute_agent.conf import CONF
 from compute_agent.model import errors
+from compute_agent.model.handshake import Fact
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.virt import event as virt_event
@@ -55,6 +57,7 @@ class FakeMigration(FakeColdMigration):
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
+        self.transfer_time = CONF.fake.transfer_time
         self._moves: dict[str, Move] = {}
         self._ended: dict[str, MigrationStatus] = {}
         self._marks: set[str] = set()
@@ -161,7 +164,7 @@ class FakeMigration(FakeColdMigration):
         domain = self.hypervisor.get(instance.uuid)
         move = self._moves[instance.uuid] = Move(domain.mem_kb * 1024)
         try:
-            self._transfer(instance, dest, move)
+            self._transfer(instance, dest, move, migrate_data is not None and migrate_data.held)
         except Exception as error:
             self._ended[instance.uuid] = move.status("cancelled" if move.aborted else "failed")
             del self._moves[instance.uuid]
@@ -173,15 +176,15 @@ class FakeMigration(FakeColdMigration):
         del self._moves[instance.uuid]
         post_method(*arguments)
 
-    def _transfer(self, instance: Instance, dest: str, move: Move) -> None:
-        peer = peers.find(dest)
+    def _transfer(self, instance: Instance, dest: str, move: Move, held: bool) -> None:
         if not self.hypervisor.get(instance.uuid).is_up:
             raise errors.MigrationFailed("the instance is off")
         self._meet("live_migration.transfer", instance.uuid)
         steps.current().wait(move.wake, self.transfer_time)
         if move.aborted:
             raise errors.MigrationFailed("the migration was aborted", retryable=False)
-        moving.hand_over(self.hypervisor, peer.hypervisor, instance.uuid)
+        with peers.reached(dest) as there:
+            moving.hand_over(self.hypervisor, there, instance.uuid, dest if held else None)
         self.hypervisor.tell(instance.uuid, virt_event.EVENT_LIFECYCLE_MIGRATION_COMPLETED)
 
     def live_migration_abort(self, instance: Instance) -> None:
@@ -207,6 +210,18 @@ class FakeMigration(FakeColdMigration):
             return move.status("running")
         return self._ended.get(instance.uuid, MigrationStatus())
 
+    def see_migration(self, instance: Instance, at_source: bool) -> Fact:
+        """Return what there is of a guest that is migrated."""
+        self.poll_outside()
+        domain = self.hypervisor.find(instance.uuid)
+        if instance.uuid in self._moves:
+            return Fact.BUSY
+        if domain is None:
+            return Fact.OFF if at_source else Fact.ABSENT
+        if domain.moved_to is not None:
+            return Fact.MOVED
+        return {PowerState.RUNNING: Fact.RUNS, PowerState.PAUSED: Fact.HELD}.get(domain.power, Fact.OFF)
+
     def compare_cpu(self, cpu_info: Any) -> None:
         """Check a processor: fake guests run on fake ones only."""
         if "fake" not in str(cpu_info):
@@ -221,7 +236,8 @@ class FakeMigration(FakeColdMigration):
         block_device_info: BlockDeviceInfo,
         migrate_data: LiveMigrateData | None = None,
     ) -> None:
-        """Disconnect the volumes and remove the disks that were copied."""
+        """Strike what is left of the guest, disconnect the volumes and remove the disks that were copied."""
+        moving.leave(self.hypervisor, instance.uuid)
         storage.disconnect_all(self.hypervisor, instance.uuid)
         if instance.uuid in self.hypervisor.world.directories:
             self.hypervisor.effect("remove_files", instance.uuid, directories=None)
@@ -240,8 +256,9 @@ class FakeMigration(FakeColdMigration):
         block_migration: bool = False,
         block_device_info: BlockDeviceInfo = None,
     ) -> None:
-        """Nothing is left to do: the guest was permanent when it came."""
-        self.hypervisor.get(instance.uuid)
+        """Let the guest go on, if it came held; it was permanent when it came."""
+        self.poll_outside()
+        moving.go_on(self.hypervisor, instance.uuid)
 
     def rollback_live_migration_at_destination(
         self,
@@ -252,7 +269,9 @@ class FakeMigration(FakeColdMigration):
         destroy_disks: bool = True,
         migrate_data: LiveMigrateData | None = None,
     ) -> None:
-        """Remove what was made for a guest that did not come."""
+        """Remove what was made for a guest that did not come, or is not to go on."""
+        self.poll_outside()
+        moving.let_fall(self.hypervisor, instance.uuid)
         domain = self.hypervisor.find(instance.uuid)
         if domain is not None and domain.power is PowerState.RUNNING:
             raise errors.InvalidState("the guest runs here")

@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fake hosts of this process, by name: two fake drivers can move guests to each other."""
+"""The fake hosts that guests can be moved to, by name.
 
+Those of this process know each other. One of another process is reached by its ledger, below
+``[fake] hosts_path``: what is appended there happens at that host, whether its agent runs or not.
+"""
+
+import contextlib
+import os
+import re
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from compute_agent.conf import CONF
 from compute_agent.model import errors
+from compute_agent.virt.fake.hypervisor import Hypervisor, Size
+from compute_agent.virt.fake.ledger import Ledger
+from compute_agent.virt.fake.outside import Outside
+from compute_agent.virt.fake.relay import Relay
 
 if TYPE_CHECKING:
     from compute_agent.virt.fake.base import FakeBase
@@ -32,6 +45,32 @@ def find(host: str) -> "FakeBase":
     if driver is None or driver.hypervisor.away is not None:
         raise errors.DestinationUnreachable(f"no fake host {host} answers")
     return driver
+
+
+def ledger_of(host: str) -> str | None:
+    """Return the path of a host's ledger; None if hosts have none that others know."""
+    if not CONF.fake.hosts_path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host):
+        return None
+    return os.path.join(CONF.fake.hosts_path, f"{host}.ledger")
+
+
+@contextlib.contextmanager
+def reached(host: str) -> Iterator[Hypervisor]:
+    """Give a host's hypervisor, wherever it is, for as long as this lasts.
+
+    :raises DestinationUnreachable: if there is no such host, or its hypervisor is away
+    """
+    path = ledger_of(host)
+    if host in _HOSTS or path is None or not os.path.exists(path):
+        yield find(host).hypervisor
+        return
+    ledger = Ledger(path)
+    try:
+        there = Hypervisor(Relay(lambda event: None), Size.configured(), ledger)
+        Outside(there).replay(ledger)
+        yield there
+    finally:
+        ledger.close()
 
 
 def other(host: str) -> "FakeBase | None":

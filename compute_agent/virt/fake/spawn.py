@@ -16,7 +16,8 @@ from compute_agent.model import errors
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
-from compute_agent.virt.contract.base import BlockDeviceInfo, NetworkInfo
+from compute_agent.virt import configdrive
+from compute_agent.virt.contract.base import BlockDeviceInfo, InjectedFiles, NetworkInfo
 from compute_agent.virt.fake import design, network, storage
 from compute_agent.virt.fake.base import FakeBase
 from compute_agent.virt.fake.described import describe
@@ -40,6 +41,7 @@ class Spawn:
         block_device_info: BlockDeviceInfo,
         password: str | None = None,
         member: str = "spawn",
+        injected_files: InjectedFiles = None,
     ) -> None:
         self._driver = driver
         self._hypervisor = driver.hypervisor
@@ -50,6 +52,12 @@ class Spawn:
         self._password = password
         self._member = member
         self._uuid = instance.uuid
+        self._given = configdrive.Given(
+            instance=self._instance,
+            vifs=self._vifs,
+            admin_password=password,
+            injected_files=injected_files or (),
+        )
 
     def steps(self) -> list[Step]:
         """Return the parts."""
@@ -82,7 +90,8 @@ class Spawn:
 
     @functools.cached_property
     def _design(self) -> design.Design:
-        return design.design(self._instance, self._image, self._info)
+        drive = configdrive.is_wanted(self._given)
+        return design.design(self._instance, self._image, self._info, config_drive=drive)
 
     # --- check -----------------------------------------------------------------------------------------
 
@@ -97,6 +106,7 @@ class Spawn:
         if self._uuid in world.directories:
             raise errors.InstanceExists("files of the instance are here already", hint="destroy removes them")
         network.check(self._vifs)
+        configdrive.check(self._given)
 
     def _begun(self) -> bool:
         """Whether an attempt of this operation got past the checks."""

@@ -60,7 +60,9 @@ class Domain(msgspec.Struct):
     ``token`` is the work that made it: an operation's id, or one of a direct call. ``starts``
     counts how often it was started since it was defined, ``started_by`` is the work that did so last (a
     reboot's). ``described`` is the instance without its secrets. ``own_devices`` are kept there while it is
-    rescued. Times in s and ns, memory in KiB.
+    rescued. ``held_from`` is what it was before it was moved here, as long as it is held for its agents'
+    word; ``moved_to`` where it was moved to, while what is left of it is here. Times in s and ns, memory in
+    KiB.
     """
 
     uuid: str
@@ -86,6 +88,8 @@ class Domain(msgspec.Struct):
     console: str = ""
     cpu_ns: int = 0
     running_since: float | None = None
+    held_from: PowerState | None = None
+    moved_to: str | None = None
 
     @property
     def is_up(self) -> bool:

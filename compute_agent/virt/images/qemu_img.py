@@ -17,7 +17,7 @@ from compute_agent.virt.images import process
 
 _OUTPUT_BYTES = 16 * 1024 * 1024
 """What a command that only reads may say: a damaged image makes it complain at length."""
-_FULL_BELOW_BYTES = 4 * 1024 * 1024
+FULL_BELOW_BYTES = 4 * 1024 * 1024
 """A file system with less room than this is what made qemu-img fail."""
 
 
@@ -105,7 +105,7 @@ def parse_info(text: bytes) -> DiskInfo:
 
 
 def _failure(command: str, completed: process.Completed, writes: str | None) -> errors.ComputeError:
-    if writes is not None and free_bytes(writes) < _FULL_BELOW_BYTES:
+    if writes is not None and free_bytes(writes) < FULL_BELOW_BYTES:
         return errors.DiskFull(f"no room at {writes}", evidence=completed.stderr)
     how = f"status {completed.returncode}" if completed.returncode > 0 else f"signal {-completed.returncode}"
     return errors.HypervisorError(f"qemu-img {command} failed ({how})", evidence=completed.stderr)

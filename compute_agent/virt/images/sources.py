@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where images may come from, and the file behind a ``file://`` url.
+"""Where images may come from and go to, and the file behind a ``file://`` url.
 
-``[images] allowed_sources`` holds prefixes. They are compared part by part, never as mere
-text: ``https://images.example.org`` does not allow ``https://images.example.org.evil.net``, and
-``..`` leads nowhere, escaped as often as you like. A prefix of a whole scheme (``https://``) opens the
-world, but neither this host nor its link: for those, see :mod:`addresses`, a prefix has to name the host.
+``[images] allowed_sources`` (and ``allowed_destinations``, for snapshots) hold prefixes. They are
+compared part by part, never as mere text: ``https://images.example.org`` does not allow
+``https://images.example.org.evil.net``, and ``..`` leads nowhere, escaped as often as you like. A
+prefix of a whole scheme (``https://``) opens the world, but neither this host nor its link: for those,
+see :mod:`addresses`, a prefix has to name the host.
 
 A file is opened in two moves so that nobody can swap it in between: first as a mere handle,
 which opens neither a device nor a FIFO; then the handle itself is asked what it is and where,
@@ -32,6 +33,8 @@ _PRINTABLE = frozenset(map(chr, range(0x21, 0x7F))) - {"\\"}
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SOURCES, DESTINATIONS = "allowed_sources", "allowed_destinations"
+"""Options of ``[images]`` that hold prefixes: where images come from, where snapshots go."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,31 +76,32 @@ def shown(url: str) -> str:
     return public(url)[:512]
 
 
-def allow(url: str) -> Source:
+def allow(url: str, option: str = SOURCES) -> Source:
     """Return the source of ``url`` if it is allowed. Runs in a native thread: links are followed.
 
+    :param option: which prefixes it is held against
     :raises ImageUnavailable: if it is not
     """
     parts = _split(url)
     if parts.scheme == "file":
         source = Source(url, "file", _file_path(url, parts))
-        _check_place(source, os.path.realpath(source.path or ""))
+        check_place(source, os.path.realpath(source.path or ""), option)
         return source
-    if parts.scheme == "glance":
+    if parts.scheme == "glance" and option == SOURCES:
         return _glance(url, parts)
     if parts.scheme not in _DEFAULT_PORTS:
-        raise _refused(url, f"there is no source for {parts.scheme}://")
-    return _network(url, parts)
+        raise _refused(url, f"{parts.scheme}:// is not offered for it")
+    return _network(url, parts, option)
 
 
-def _network(url: str, parts: urllib.parse.SplitResult) -> Source:
+def _network(url: str, parts: urllib.parse.SplitResult, option: str) -> Source:
     host = _checked_host(url, parts)
-    prefixes = [prefix for prefix in map(_split, _allowed(parts.scheme)) if _matches(parts, prefix)]
+    prefixes = [prefix for prefix in map(_split, _allowed(parts.scheme, option)) if _matches(parts, prefix)]
     if not prefixes:
-        raise _refused(url, "it is not in [images] allowed_sources")
+        raise _refused(url, f"it is not in [images] {option}")
     inner = any(prefix.hostname and addresses.names_inner(prefix.hostname) for prefix in prefixes)
     if addresses.names_inner(host) and not inner:
-        raise _refused(url, "it is on this host or its link, which [images] allowed_sources does not name")
+        raise _refused(url, f"it is on this host or its link, which [images] {option} does not name")
     return Source(url, parts.scheme, inner=inner)
 
 
@@ -139,7 +143,7 @@ def open_file(source: Source) -> Iterator[OpenFile]:
     try:
         found = posix.fstat(handle)
         real = posix.readlink(f"/proc/self/fd/{handle}")
-        _check_place(source, real)
+        check_place(source, real)
         _check_kind(source, found)
         try:
             fd = posix.open(f"/proc/self/fd/{handle}", posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOCTTY)
@@ -161,12 +165,19 @@ def _handle(source: Source) -> int:
         raise _unreadable(source, error) from None
 
 
-def _check_place(source: Source, real: str) -> None:
-    for prefix in _allowed("file"):
-        directory = os.path.realpath(_file_path(prefix, _split(prefix)))
-        if real.startswith(directory.rstrip("/") + "/"):
-            return
-    raise _refused(source.url, "it leads to a place that is not in [images] allowed_sources")
+def check_place(source: Source, real: str, option: str = SOURCES) -> None:
+    """Say whether ``real``, where a ``file://`` url has led to, is an allowed place.
+
+    :raises ImageUnavailable: if it is not
+    """
+    if not any(real.startswith(directory.rstrip("/") + "/") for directory in directories(option)):
+        raise _refused(source.url, f"it leads to a place that is not in [images] {option}")
+
+
+def directories(option: str = SOURCES) -> list[str]:
+    """Return the directories that ``file://`` urls may lead below; links in them are followed."""
+    prefixes = _allowed("file", option)
+    return [os.path.realpath(_file_path(prefix, _split(prefix))) for prefix in prefixes]
 
 
 def _check_kind(source: Source, found: os.stat_result) -> None:
@@ -212,8 +223,8 @@ def _file_path(url: str, parts: urllib.parse.SplitResult) -> str:
     return path
 
 
-def _allowed(scheme: str) -> Sequence[str]:
-    return [prefix for prefix in CONF.images.allowed_sources if prefix.lower().startswith(f"{scheme}:")]
+def _allowed(scheme: str, option: str = SOURCES) -> Sequence[str]:
+    return [prefix for prefix in CONF.images[option] if prefix.lower().startswith(f"{scheme}:")]
 
 
 def _matches(url: urllib.parse.SplitResult, prefix: urllib.parse.SplitResult) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer of an HTTP server: connected to an address that was judged, redirects followed.
+"""One exchange with an HTTP server: connected to an address that was judged; asking follows redirects.
 
 The standard library's client is used, on sockets that are connected here: what is judged is
 the very address that the socket then gets, so no second look-up can lead elsewhere. Sockets
@@ -18,7 +18,7 @@ import os
 import socket
 import ssl
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from compute_agent import steps
@@ -93,7 +93,7 @@ def ask(target: Target, extra: Mapping[str, str], call: Call) -> Iterator[Answer
     first = target
     with _typed(first.url):
         for _ in range(REDIRECTS + 1):
-            with _exchange(target, extra, call) as answer:
+            with _exchange("GET", target, extra, call) as answer:
                 if answer.status not in _REDIRECTING or not answer.header("Location"):
                     yield answer
                     return
@@ -103,16 +103,37 @@ def ask(target: Target, extra: Mapping[str, str], call: Call) -> Iterator[Answer
 
 
 @contextlib.contextmanager
-def _exchange(target: Target, extra: Mapping[str, str], call: Call) -> Iterator[Answer]:
+def put(target: Target, body: Iterable[bytes], length: int, call: Call) -> Iterator[Answer]:
+    """Send ``body`` to ``target``; a redirect is an answer like others.
+
+    :param length: of the body, in bytes
+    :raises ImageUnavailable: if it can't be sent, or no answer comes
+    """
+    _check_headers(target)
+    told = {"Content-Length": str(length)}
+    if "content-type" not in {name.lower().strip() for name in target.headers}:
+        told["Content-Type"] = "application/octet-stream"
+    with _typed(target.url, "sent to"), _exchange("PUT", target, told, call, body) as answer:
+        yield answer
+
+
+@contextlib.contextmanager
+def _exchange(
+    method: str, target: Target, extra: Mapping[str, str], call: Call, body: Iterable[bytes] = ()
+) -> Iterator[Answer]:
     parts = urllib.parse.urlsplit(target.url)
     connection = _connection(parts, target.inner, call)
     try:
         path, ours = _addressed(parts)
-        connection.putrequest("GET", path, skip_accept_encoding=True)
+        connection.putrequest(method, path, skip_accept_encoding=True)
         every = {**target.headers, **extra, **ours, "Accept-Encoding": "identity", "Connection": "close"}
         for name, value in every.items():
             connection.putheader(name, value)
         connection.endheaders()
+        # A server that has heard enough may answer and close before all is sent.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in body:
+                connection.send(piece)
         with connection.getresponse() as response:
             yield Answer(response, target.url)
     finally:
@@ -258,7 +279,7 @@ def _check_headers(target: Target) -> None:
 
 
 @contextlib.contextmanager
-def _typed(url: str) -> Iterator[None]:
+def _typed(url: str, done: str = "fetched") -> Iterator[None]:
     """Make a typed error of what goes wrong on the way to ``url``."""
     try:
         yield
@@ -272,7 +293,7 @@ def _typed(url: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException) as error:
         name = type(error).__name__
         raise errors.ImageUnavailable(
-            f"{shown(url)}: it can't be fetched ({name})", evidence=str(error)
+            f"{shown(url)}: it can't be {done} ({name})", evidence=str(error)
         ) from None
     except ValueError as error:  # a header, or a url, that can't be sent
         raise errors.ImageUnavailable(

@@ -17,12 +17,6 @@ def refuse_what_is_to_come(instance: Instance, extras: Mapping[str, Any]) -> Non
     :raises UnsupportedOperation: naming it
     """
     asked = {
-        "block_device_mapping": instance.block_device_mapping
-        or (extras.get("block_device_info") or {}).get("block_device_mapping"),
-        "config_drive": instance.config_drive,
-        "user_data": instance.user_data,
-        "injected_files": extras.get("injected_files"),
-        "admin_password": extras.get("admin_password"),
         "rules in security_groups": any(group.rules for group in instance.security_groups),
     }
     found = [name for name, value in asked.items() if value]

@@ -17,10 +17,12 @@ from compute_agent.virt import event as virt_event
 from compute_agent.virt.driver import ComputeDriver
 from compute_agent.virt.images.cache import ImageCache
 from compute_agent.virt.libvirt import guest
+from compute_agent.virt.libvirt.blockjobs import BlockJobs
 from compute_agent.virt.libvirt.events import Relay
 from compute_agent.virt.libvirt.facts import HostFacts, Settings
 from compute_agent.virt.libvirt.host import Host
 from compute_agent.virt.libvirt.paths import InstancePaths
+from compute_agent.virt.libvirt.signals import Signals
 from compute_agent.virt.virtapi import VirtAPI
 
 LOG = logging.getLogger(__name__)
@@ -39,18 +41,25 @@ class LibvirtBase(ComputeDriver):
     def __init__(self, virtapi: VirtAPI) -> None:
         super().__init__(virtapi)
         self._relay = Relay(self.emit_event)
+        self._signals = Signals()
         self._host = Host(
             CONF.libvirt.connection_uri,
             on_event=self._relay.handle,
-            on_connect=self._relay.prime,
+            on_connect=self._connected,
             on_change=self._hypervisor_changed,
+            on_signal=self._signals.handle,
         )
+        self._block_jobs = BlockJobs(self._host, self._signals)
         self._instances_path = os.path.abspath(CONF.instances_path)
         self._images = ImageCache(os.path.join(self._instances_path, CONF.image_cache.subdirectory_name))
         self._file_threads = concurrency.NativePool("libvirt-files", FILE_THREADS)
         self._known_facts: tuple[int, HostFacts, str] | None = None
         self._known_logs: tuple[int, str | None] | None = None
         self._node: str | None = None
+
+    def _connected(self, states: dict[str, int]) -> None:
+        self._relay.prime(states)
+        self._signals.ring_all()
 
     def _hypervisor_changed(self, connected: bool, reason: str) -> None:
         self.emit_event(virt_event.HypervisorEvent(connected, reason))

@@ -23,6 +23,7 @@ import libvirt
 
 from compute_agent import concurrency
 from compute_agent.virt.libvirt import faults, states
+from compute_agent.virt.libvirt.signals import DeviceSignal, JobSignal, Signal
 
 LOG = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Flush:
     passed: concurrency.Event
 
 
-Item = RawEvent | Closed | Flush
+Item = RawEvent | Signal | Closed | Flush
 
 _CLOSE_REASONS = {
     libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an error on the connection",
@@ -180,7 +181,7 @@ class EventConnection:
         self._uri = uri
         self._inbox = inbox
         self._connection: libvirt.virConnect | None = None
-        self._callback: int | None = None
+        self._callbacks: list[int] = []
         self.serial = 0
 
     def open(self) -> dict[str, int]:
@@ -205,8 +206,9 @@ class EventConnection:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.domainEventDeregisterAny(self._callback)
+        for callback in self._callbacks:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventDeregisterAny(callback)
         with contextlib.suppress(libvirt.libvirtError):
             connection.unregisterCloseCallback()
         disconnect(connection)
@@ -214,9 +216,15 @@ class EventConnection:
     def _register(self, connection: libvirt.virConnect) -> None:
         with contextlib.suppress(libvirt.libvirtError):  # nothing to close where there is no daemon
             connection.registerCloseCallback(_on_close, (self._inbox, self.serial))
-        self._callback = connection.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _on_lifecycle, self._inbox
-        )
+        self._callbacks = [
+            connection.domainEventRegisterAny(None, event, callback, self._inbox)
+            for event, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _on_lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, _on_removed),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, _on_removal_failed),
+                (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, _on_block_job),
+            )
+        ]
 
 
 def _state(stats: dict[str, Any]) -> int:
@@ -229,6 +237,20 @@ def _on_lifecycle(
     _connection: Any, domain: Any, event: int, detail: int, inbox: concurrency.Inbox[Item]
 ) -> None:
     inbox.put(RawEvent(domain.UUIDString(), event, detail))
+
+
+def _on_removed(_connection: Any, domain: Any, alias: str, inbox: concurrency.Inbox[Item]) -> None:
+    inbox.put(DeviceSignal(domain.UUIDString(), alias, removed=True))
+
+
+def _on_removal_failed(_connection: Any, domain: Any, alias: str, inbox: concurrency.Inbox[Item]) -> None:
+    inbox.put(DeviceSignal(domain.UUIDString(), alias, removed=False))
+
+
+def _on_block_job(
+    _connection: Any, domain: Any, target: str, kind: int, status: int, inbox: concurrency.Inbox[Item]
+) -> None:
+    inbox.put(JobSignal(domain.UUIDString(), target, kind, status))
 
 
 def _on_close(_connection: Any, reason: int, opaque: tuple[concurrency.Inbox[Item], int]) -> None:

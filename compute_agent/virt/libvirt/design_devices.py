@@ -5,8 +5,8 @@ import dataclasses
 import enum
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from compute_agent.model import errors
 from compute_agent.model.vif import Vif, VifModel, VifType
@@ -14,6 +14,8 @@ from compute_agent.virt.libvirt import config
 from compute_agent.virt.libvirt.facts import HostFacts, Settings
 from compute_agent.virt.libvirt.paths import InstancePaths, tap_name
 from compute_agent.virt.libvirt.properties import PointerModel, Properties, WatchdogProperty
+from compute_agent.virt.libvirt.volumes import place
+from compute_agent.virt.libvirt.volumes.place import NetworkSource
 
 E = TypeVar("E", bound=enum.Enum)
 
@@ -36,8 +38,9 @@ class DiskRole(enum.IntEnum):
     ROOT = 0
     EPHEMERAL = 1
     SWAP = 2
-    VOLUME = 3
-    CONFIG_DRIVE = 4
+    IMAGE = 3
+    VOLUME = 4
+    CONFIG_DRIVE = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,11 @@ class GuestDisk:
     :param boot_index: 0 is tried first; None is not booted from
     :param cache: None for QEMU's usual
     :param discard: hand on to the host what the guest discards
+    :param io, detect_zeroes: None for QEMU's usual
+    :param network: where it is in the network; then ``source`` says nothing
+    :param luks_secret: libvirt's uuid of the secret that opens it: it is encrypted with LUKS
+    :param shareable: other guests use it at the same time
+    :param limits: bytes and requests per second, over those of the flavor: fields of :class:`config.Disk`
     """
 
     source: str
@@ -67,6 +75,12 @@ class GuestDisk:
     boot_index: int | None = None
     cache: str | None = None
     discard: bool = False
+    io: str | None = None
+    detect_zeroes: str | None = None
+    network: NetworkSource | None = None
+    luks_secret: str | None = None
+    shareable: bool = False
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def disks(
@@ -114,6 +128,20 @@ def _targets(wanted: Sequence[GuestDisk], buses: Sequence[config.DiskBus]) -> li
     return [taken[number] for number in range(len(buses))]
 
 
+def free_name(bus: str | None, taken: Collection[str]) -> str:
+    """Return the first name, such as ``/dev/vdb``, that a device on ``bus`` may have.
+
+    :param bus: None for the usual one
+    :param taken: names that are in use
+    :raises InvalidArguments: if the bus is unknown, or has no name left
+    """
+    prefix = _PREFIXES[_member(config.DiskBus, (bus or config.DiskBus.VIRTIO).lower(), "disk bus")]
+    name = next((name for name in _names(prefix) if f"/dev/{name}" not in taken), None)
+    if name is None:
+        raise errors.InvalidArguments("the guest has no name left for a device")
+    return f"/dev/{name}"
+
+
 def _names(prefix: str) -> Iterator[str]:
     letters = "abcdefghijklmnopqrstuvwxyz"
     for length in (1, 2):
@@ -132,7 +160,7 @@ def _boot_indexes(wanted: Sequence[GuestDisk]) -> dict[int, int]:
 def _disk(
     disk: GuestDisk, bus: config.DiskBus, target: str, boot_order: int | None, asked: Properties
 ) -> config.Disk:
-    if not disk.source.startswith("/"):
+    if disk.network is None and not disk.source.startswith("/"):
         raise errors.InvalidArguments(f"not an absolute path: {disk.source[:256]}")
     device = _member(config.DiskDevice, disk.device, "disk device")
     made = config.Disk(
@@ -141,7 +169,9 @@ def _disk(
         driver="qemu",
         format=disk.format,
         cache=None if disk.cache is None else _member(config.DiskCache, disk.cache, "cache mode"),
+        io=None if disk.io is None else _member(config.DiskIo, disk.io, "io mode"),
         discard=config.DiskDiscard.UNMAP if disk.discard else None,
+        detect_zeroes=_zeroes(disk.detect_zeroes),
         source_file=None if disk.block else disk.source,
         source_device=disk.source if disk.block else None,
         target=target,
@@ -149,8 +179,44 @@ def _disk(
         read_only=disk.read_only or device is config.DiskDevice.CDROM,
         serial=disk.serial,
         boot_order=boot_order,
+        shareable=disk.shareable,
     )
-    return made if device is not config.DiskDevice.DISK else _limited(made, asked)
+    made = made if device is not config.DiskDevice.DISK else _limited(made, asked)
+    return _as_volume(made, disk)
+
+
+def _as_volume(made: config.Disk, disk: GuestDisk) -> config.Disk:
+    """Return the disk with what only volumes have."""
+    made = made if disk.network is None else place.write(made, disk.network)
+    if disk.luks_secret is not None:
+        made = dataclasses.replace(
+            made,
+            encryption="luks",
+            encryption_secret_type="passphrase",
+            encryption_secret=disk.luks_secret,
+        )
+    limits: dict[str, Any] = dict(disk.limits)
+    return dataclasses.replace(made, **limits)
+
+
+def one(
+    disk: GuestDisk, asked: Properties, facts: HostFacts, machine: str, taken: Collection[str]
+) -> config.Disk:
+    """Return one more disk, for a guest that is there.
+
+    :param taken: the names of its devices
+    :raises InvalidArguments: as :func:`disks`, or if it has no name left
+    :raises DeviceBusy: if the wished name is taken
+    """
+    bus = _bus(disk, asked, facts, machine)
+    wish = (disk.target or "").removeprefix("/dev/")
+    if wish in taken:
+        raise errors.DeviceBusy(f"the guest has a device {wish} already", retryable=False)
+    fits = re.fullmatch(f"{_PREFIXES[bus]}[a-z]{{1,2}}", wish) is not None
+    target = wish if fits else next((name for name in _names(_PREFIXES[bus]) if name not in taken), None)
+    if target is None:
+        raise errors.InvalidArguments("the guest has no name left for a device")
+    return _disk(disk, bus, target, None, asked)
 
 
 def _limited(disk: config.Disk, asked: Properties) -> config.Disk:
@@ -165,6 +231,10 @@ def _limited(disk: config.Disk, asked: Properties) -> config.Disk:
     )
 
 
+def _zeroes(text: str | None) -> config.DiskZeroes | None:
+    return None if text is None else _member(config.DiskZeroes, text, "detect_zeroes")
+
+
 def _member(kind: type[E], text: str, what: str) -> E:
     try:
         return kind(text)
@@ -172,11 +242,21 @@ def _member(kind: type[E], text: str, what: str) -> E:
         raise errors.InvalidArguments(f"unknown {what}: {text[:64]}") from None
 
 
-def controllers(made: Sequence[config.Disk]) -> list[config.Controller]:
-    """Return the controllers that libvirt would not choose as we want them."""
+def controllers(
+    made: Sequence[config.Disk], machine: str = "", pcie_ports: int = 0
+) -> list[config.Controller]:
+    """Return the controllers that libvirt would not choose as we want them.
+
+    :param pcie_ports: slots for all devices, those that come later too: libvirt leaves one free
+    """
+    found = []
     if any(disk.bus == config.DiskBus.SCSI for disk in made):
-        return [config.Controller(type="scsi", index=0, model="virtio-scsi")]
-    return []
+        found.append(config.Controller(type="scsi", index=0, model="virtio-scsi"))
+    if pcie_ports and ("q35" in machine or machine.startswith("virt")):
+        found.append(config.Controller(type="pci", index=0, model="pcie-root"))
+        ports = range(1, pcie_ports + 1)
+        found += [config.Controller(type="pci", index=port, model="pcie-root-port") for port in ports]
+    return found
 
 
 def interface(vif: Vif, asked: Properties, vcpus: int) -> config.Interface:

@@ -43,6 +43,8 @@ class Run(enum.Enum):
     """Whether a domain's processors run, as far as it was told."""
 
     OFF = "off"
+    ARRIVING = "arriving"
+    """it comes from another host, and does not run here yet"""
     RUNNING = "running"
     PAUSED = "paused"
     CRASHED = "crashed"
@@ -65,6 +67,10 @@ _RUN_BY_STATE = {
     libvirt.VIR_DOMAIN_PMSUSPENDED: Run.PAUSED,
     libvirt.VIR_DOMAIN_CRASHED: Run.CRASHED,
 }
+
+
+_NOT_RUNNING = frozenset({libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_STOPPED})
+_HELD = frozenset({Run.ARRIVING, Run.PAUSED})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,7 @@ _RULES: dict[tuple[int, int | None], _Rule] = {
         RESUMED, "woken up", "guest"
     ),
     # The incoming side of a migration: the guest runs here when RESUMED/MIGRATED comes.
-    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED): _Rule(None, Run.OFF),
+    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED): _Rule(None, Run.ARRIVING),
     (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, _ANY): _tells(PAUSED, "paused"),
     (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR): _tells(
         PAUSED, "an I/O error of a disk"
@@ -219,10 +225,16 @@ class Relay:
         rule = _RULES.get((raw.event, raw.detail)) or _RULES.get((raw.event, _ANY), _NOISE)
         run = self._runs.get(raw.uuid, Run.OFF)
         expected = {expectation.transition for expectation in self._expected.get(raw.uuid, ())}
+        if run is Run.ARRIVING and raw.event in _NOT_RUNNING:
+            # Held, or dropped again: it never ran here.
+            self._runs[raw.uuid] = run if raw.event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED else Run.OFF
+            return
         if _is_on_the_way(raw, rule, run, expected):
             return
         if rule.transition == STARTED and PAUSED in expected:
             rule = _Rule(None, Run.RUNNING)  # the pause, which was asked for, comes next
+        elif rule.transition == RESUMED and STARTED in expected and run in _HELD:
+            rule = _tells(STARTED, "migrated")  # it was held when it had arrived
         elif rule.transition == RESUMED and run is Run.CRASHED:
             rule = _tells(STARTED, "restarted after a crash")
         if rule.transition is None:

@@ -6,6 +6,7 @@ call without a hypervisor.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Self
 
 from oslo_config import cfg
@@ -84,6 +85,45 @@ class HostFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DiskSettings:
+    """The options about disks.
+
+    :param format: of the disks that are made from now on
+    :param overlay: root disks are overlays on the cached image
+    :param preallocate: disks take all their room when they are made
+    :param file_system: of ephemeral disks; None leaves them blank
+    :param encrypt: all disks that are made on this host
+    :param cache: modes by kind of disk: ``file``, ``block``, ``network``
+    """
+
+    format: str = "qcow2"
+    overlay: bool = True
+    preallocate: bool = False
+    file_system: str | None = "ext4"
+    encrypt: bool = False
+    cache: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    io: str | None = None
+    discard: str | None = None
+    detect_zeroes: str | None = None
+
+    @classmethod
+    def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
+        """Read them from the configuration."""
+        wanted = conf.default_ephemeral_format
+        return cls(
+            format="qcow2" if conf.libvirt.images_type == "qcow2" else "raw",
+            overlay=conf.libvirt.images_type == "qcow2" and conf.use_cow_images,
+            preallocate=conf.preallocate_images == "space",
+            file_system=None if wanted == "none" else wanted,
+            encrypt=conf.ephemeral_storage_encryption.enabled,
+            cache=dict(pair.split("=", 1) for pair in conf.libvirt.disk_cachemodes if "=" in pair),
+            io=conf.libvirt.disk_io_mode,
+            discard=conf.libvirt.hw_disk_discard,
+            detect_zeroes=conf.libvirt.disk_detect_zeroes,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The options that a design depends on."""
 
@@ -94,6 +134,9 @@ class Settings:
     vnc_listen: str | None = None
     """None: guests get no VNC console"""
     spice_listen: str | None = None
+    disks: DiskSettings = DiskSettings()
+    pcie_ports: int = 0
+    """slots for devices, those that come later too; 0: as many as libvirt thinks fit"""
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
@@ -103,6 +146,8 @@ class Settings:
             cpu_mode=conf.libvirt.cpu_mode,
             cpu_models=tuple(conf.libvirt.cpu_models),
             machine=conf.libvirt.hw_machine_type,
+            pcie_ports=conf.libvirt.num_pcie_ports,
             vnc_listen=conf.vnc.server_listen if conf.vnc.enabled else None,
             spice_listen=conf.spice.server_listen if conf.spice.enabled else None,
+            disks=DiskSettings.from_conf(conf),
         )

@@ -7,12 +7,40 @@ starts a guest on those disks nor removes them. Where there is no note nobody ha
 that can't be read is one that may say anything. These functions run in native threads.
 """
 
+import functools
+import os
+
 import msgspec
 
 from compute_agent.conf import CONF
 from compute_agent.model import errors
-from compute_agent.virt.libvirt import files
-from compute_agent.virt.libvirt.paths import InstancePaths
+from compute_agent.virt.libvirt import files, keys
+from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def owner(generation: int, operation_id: str) -> files.Owner:
+    """Return the note that files are this host's."""
+    return files.Owner(
+        host=CONF.host_name, generation=generation, operation_id=operation_id, boot_id=boot_id()
+    )
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return the kernel's id of this boot of the host."""
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def is_from_before_boot(paths: InstancePaths) -> bool:
+    """Return whether the host has booted since the files were made.
+
+    A disk that was being made then may have its name and not its contents.
+    """
+    found = files.read_owner(paths)
+    return found is not None and found.boot_id not in ("", boot_id())
 
 
 def check(paths: InstancePaths, generation: int | None = None) -> None:
@@ -49,10 +77,22 @@ def is_anothers(paths: InstancePaths) -> bool:
     return owner is not None and owner.host != CONF.host_name
 
 
+def of_this_host(instances_path: str) -> list[InstancePaths]:
+    """Return whose directories are here and have not another host's name on them."""
+    try:
+        names = filter(is_instance_directory, os.listdir(instances_path))
+    except OSError:
+        return []
+    found = [InstancePaths(instances_path, name) for name in names]
+    return [paths for paths in found if not is_anothers(paths)]
+
+
 def remove(paths: InstancePaths, generation: int | None = None) -> bool:
-    """Remove the files; return whether there were any. Raises as :func:`check`."""
+    """Remove the files and their keys; return whether there were files. Raises as :func:`check`."""
     check(paths, generation)
-    return files.remove_directory(paths)
+    found = files.remove_directory(paths)
+    keys.remove(paths.uuid)
+    return found
 
 
 def raise_generation(paths: InstancePaths, generation: int) -> None:

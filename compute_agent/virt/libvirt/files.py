@@ -20,17 +20,24 @@ from compute_agent.virt.libvirt.paths import InstancePaths
 
 DIRECTORY_MODE = 0o711
 """QEMU's user has to pass through; nobody else has to look."""
-_NOTE_LIMIT = 65536
+_NOTE_LIMIT = 8 * 1024 * 1024
+"""Bytes; a note of a domain's definition is as large as libvirt lets that be."""
+_BEFORE_OWNER = frozenset({"disk.info", "disk.info.new", "owner.new"})
+"""What is in a directory before it is anybody's."""
 
 N = TypeVar("N")
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose the files are: the host, the placement, and the operation that made them."""
+    """Whose the files are: the host, the placement, and the operation that made them.
+
+    ``boot_id`` is the kernel's of the host's boot in which they were made; empty where that is not known.
+    """
 
     host: str
     generation: int
     operation_id: str
+    boot_id: str = ""
 
 
 class Reboot(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,12 +52,20 @@ def make_directory(paths: InstancePaths, owner: Owner) -> None:
 
     :raises DiskFull: if there is no room; :raises PermissionDenied: if it may not be made
     """
+    prepare_directory(paths)
+    try:
+        _write(paths.owner, owner)
+    except OSError as error:
+        raise disk_error(error, paths.directory) from None
+
+
+def prepare_directory(paths: InstancePaths) -> None:
+    """Make the directory, which is nobody's before the note is in it. Raises as :func:`make_directory`."""
     try:
         os.makedirs(paths.instances_path, mode=0o755, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(paths.directory)
         os.chmod(paths.directory, DIRECTORY_MODE)
-        _write(paths.owner, owner)
     except OSError as error:
         raise disk_error(error, paths.directory) from None
 
@@ -61,9 +76,12 @@ def read_owner(paths: InstancePaths) -> Owner | None:
 
 
 def is_free(paths: InstancePaths) -> bool:
-    """Return whether there are no files: no directory, or one that is empty and nobody's."""
+    """Return whether there are no files: no directory, or one that is nobody's and holds no disk.
+
+    A spawn that was killed before it wrote whose the directory is leaves such a one.
+    """
     try:
-        return not os.listdir(paths.directory)
+        return _BEFORE_OWNER.issuperset(os.listdir(paths.directory))
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -81,6 +99,28 @@ def write_reboot(paths: InstancePaths, note: Reboot) -> None:
 def read_reboot(paths: InstancePaths) -> Reboot | None:
     """Return the reboot under way, if one was noted."""
     return _read(paths.file("reboot"), Reboot)
+
+
+def write_note(paths: InstancePaths, name: str, note: msgspec.Struct) -> None:
+    """Keep ``note`` in the directory under ``name``; durable on return.
+
+    :raises DiskFull: if there is no room; :raises PermissionDenied: if it may not be written
+    """
+    try:
+        _write(paths.file(name), note)
+    except OSError as error:
+        raise disk_error(error, paths.directory) from None
+
+
+def read_note(paths: InstancePaths, name: str, kind: type[N]) -> N | None:
+    """Return the note under ``name``; None where none can be read."""
+    return _read(paths.file(name), kind)
+
+
+def drop_note(paths: InstancePaths, name: str) -> None:
+    """Remove the note under ``name``, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(paths.file(name))
 
 
 def is_there(path: str) -> bool:
@@ -114,6 +154,12 @@ def remove_directory(paths: InstancePaths) -> bool:
     except OSError as error:
         raise disk_error(error, paths.directory) from None
     return found
+
+
+def remove_unowned(paths: InstancePaths) -> None:
+    """Delete the directory if it is nobody's and holds no disk: as :func:`is_free` finds it."""
+    if is_there(paths.directory) and is_free(paths):
+        remove_directory(paths)
 
 
 def _delete(path: str) -> None:

@@ -26,6 +26,7 @@ from compute_agent.model import errors
 from compute_agent.virt.libvirt import faults
 from compute_agent.virt.libvirt.connection import Connections, RawEvent
 from compute_agent.virt.libvirt.keeper import STOP_S, Keeper
+from compute_agent.virt.libvirt.signals import Signal
 
 LOG = logging.getLogger(__name__)
 
@@ -54,9 +55,12 @@ class Host:
         on_event: Callable[[RawEvent], object],
         on_connect: Callable[[dict[str, int]], object],
         on_change: Callable[[bool, str], object],
+        on_signal: Callable[[Signal], object] = lambda signal: None,
     ) -> None:
         self.uri = uri
-        self._keeper = Keeper(uri, on_event=on_event, on_connect=on_connect, on_change=on_change)
+        self._keeper = Keeper(
+            uri, on_event=on_event, on_connect=on_connect, on_change=on_change, on_signal=on_signal
+        )
         self._make_pools()
 
     def _make_pools(self) -> None:

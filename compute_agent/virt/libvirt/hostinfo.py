@@ -10,6 +10,7 @@ import libvirt
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
+from compute_agent.virt import configdrive
 from compute_agent.virt.info import InstanceInfo, Problem
 from compute_agent.virt.libvirt import admission, designer, fitness, guest, networks, resources, room
 from compute_agent.virt.libvirt.consoles import LibvirtConsoles
@@ -124,6 +125,7 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
             instance.check,
             lambda: admission.refuse_what_is_to_come(instance, {}),
             lambda: Properties.of(instance),
+            lambda: configdrive.check(configdrive.Given(instance=instance)),
         )
 
     def validate_parameters(self, instance: Instance) -> list[Problem] | None:

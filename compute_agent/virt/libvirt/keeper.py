@@ -20,6 +20,7 @@ from compute_agent.virt.libvirt.connection import (
     close_reason,
     start_event_loop,
 )
+from compute_agent.virt.libvirt.signals import Signal
 
 LOG = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Keeper:
     :param on_connect: told the states of all domains whenever a connection was made, before anything
         else can see them
     :param on_change: told that libvirt went away or came back, and why
+    :param on_signal: told of what happens to devices and block jobs, in a greenthread
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Keeper:
         on_event: Callable[[RawEvent], object],
         on_connect: Callable[[dict[str, int]], object],
         on_change: Callable[[bool, str], object],
+        on_signal: Callable[[Signal], object] = lambda signal: None,
     ) -> None:
         self.uri = uri
         self.up = concurrency.Event()
         self.reason = "not connected yet"
         self.connects = 0
         self._on_event, self._on_connect, self._on_change = on_event, on_connect, on_change
+        self._on_signal = on_signal
         self._opener = concurrency.NativePool("libvirt-open", 1)
         self._inbox: concurrency.Inbox[Item] | None = None
         self._events: EventConnection | None = None
@@ -134,6 +138,8 @@ class Keeper:
     def _take(self, item: Item) -> None:
         if isinstance(item, RawEvent):
             self._on_event(item)
+        elif isinstance(item, Signal):
+            self._on_signal(item)
         elif isinstance(item, Flush):
             item.passed.set()
         elif self._events is not None and item.serial == self._events.serial:

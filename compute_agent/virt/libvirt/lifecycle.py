@@ -19,13 +19,14 @@ from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, InjectedFiles, NetworkInfo
 from compute_agent.virt.libvirt import fencing, files, guest, metadata
 from compute_agent.virt.libvirt.diagnostics import LibvirtDiagnostics
-from compute_agent.virt.libvirt.power import LibvirtPower
+from compute_agent.virt.libvirt.softdelete import LibvirtSoftDelete
 from compute_agent.virt.libvirt.spawn import Spawn
+from compute_agent.virt.libvirt.volumes import connect as volumes
 
 LOG = logging.getLogger(__name__)
 
 
-class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
+class LibvirtLifecycle(LibvirtSoftDelete, LibvirtDiagnostics):
     """The lifecycle concern."""
 
     def spawn(
@@ -95,6 +96,7 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         made = [
             Step("stop", lambda: self._stop_if_there(instance.uuid)),
             Step("undefine", lambda: self._undefine(instance.uuid)),
+            Step("volumes", lambda: volumes.disconnect_all(self, instance)),
         ]
         if destroy_disks:
             made.append(Step("files", lambda: self.delete_instance_files(instance)))
@@ -119,14 +121,6 @@ class LibvirtLifecycle(LibvirtPower, LibvirtDiagnostics):
         self._undefine(instance.uuid)
         if destroy_disks:
             self.delete_instance_files(instance)
-
-    def soft_delete(self, instance: Instance) -> None:
-        """Switch the guest off and keep its disks."""
-        self.power_off(instance)
-
-    def restore(self, instance: Instance) -> None:
-        """Take a soft deletion back: boot the guest."""
-        self.power_on(None, instance, instance.network_info)
 
     def instance_exists(self, instance: Instance) -> bool:
         """Return whether there is a domain of the instance, running or not."""

@@ -10,7 +10,7 @@ import libvirt
 from compute_agent.model import errors
 from compute_agent.model.states import PowerState
 from compute_agent.virt.info import Description, Orphan
-from compute_agent.virt.libvirt import fencing, guest, metadata
+from compute_agent.virt.libvirt import fencing, guest, metadata, rescue
 from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
 from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
 
@@ -37,6 +37,7 @@ class LibvirtOrphans(LibvirtLifecycle):
             generation=found.generation,
             operation_id=found.operation_id,
             power_state=state,
+            rescued=rescue.shows(xml, InstancePaths(self._instances_path, uuid)),
         )
 
     def list_orphans(self, known: Collection[str] = ()) -> list[Orphan]:

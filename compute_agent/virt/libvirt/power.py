@@ -17,9 +17,10 @@ from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
-from compute_agent.virt.libvirt import events, fencing, files, guest, networks
+from compute_agent.virt.libvirt import events, fencing, files, guest, keys, local_disks, networks
 from compute_agent.virt.libvirt.base import LibvirtBase
 from compute_agent.virt.libvirt.events import Expectation
+from compute_agent.virt.libvirt.redesign import Redesign
 
 LOG = logging.getLogger(__name__)
 
@@ -126,7 +127,9 @@ class LibvirtPower(LibvirtBase):
         self._check_networks(network_info)
         self._check_ours(instance)
         uuid = instance.uuid
-        with self._relay.expecting(uuid, events.RESUMED, self._is_in(uuid, PowerState.RUNNING)) as expected:
+        opened = self._on_disk(local_disks.keys_of, instance, self._paths(instance))
+        expecting = self._relay.expecting(uuid, events.RESUMED, self._is_in(uuid, PowerState.RUNNING))
+        with keys.given(self._host, uuid, opened), expecting as expected:
             self._host.act_guest(uuid, guest.restore, expected, steps.current().resumed)
 
     def resume_state_on_host_boot(
@@ -169,7 +172,9 @@ class LibvirtPower(LibvirtBase):
         transition, state = (
             (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)
         )
-        with self._relay.expecting(uuid, transition, self._is_in(uuid, state)) as expected:
+        opened = self._on_disk(local_disks.keys_of, instance, self._paths(instance))
+        expecting = self._relay.expecting(uuid, transition, self._is_in(uuid, state))
+        with keys.given(self._host, uuid, opened), expecting as expected:
             self._host.act_guest(uuid, guest.start, expected, paused)
 
     def _stop(self, uuid: str) -> None:
@@ -214,11 +219,13 @@ class _Reboot:
         self._network_info = network_info
         self._soft = soft
         self._operation_id = steps.current().operation_id
+        self._redesign = Redesign(driver, instance, network_info, self._operation_id)
 
     def steps(self) -> list[Step]:
         return [
             Step("note", self._note, done=self._noted),
             Step("stop", self._stop, done=self._stopped),
+            *([] if self._soft else [Step("define", self._redesign.do, done=self._redesign.is_done)]),
             Step("start", self._start),
         ]
 

@@ -60,6 +60,7 @@ class Properties:
     machine: str | None = _known_as("hw_machine_type", "hw:machine_type")
     architecture: str | None = _known_as("hw_architecture", "architecture")
     disk_bus: DiskBus | None = _known_as("hw_disk_bus")
+    ephemeral_encryption: bool | None = _known_as("hw_ephemeral_encryption", "hw:ephemeral_encryption")
     cdrom_bus: DiskBus | None = _known_as("hw_cdrom_bus")
     vif_model: VifModel | None = _known_as("hw_vif_model")
     multiqueue: bool | None = _known_as("hw_vif_multiqueue_enabled", "hw:vif_multiqueue_enabled")
@@ -119,6 +120,8 @@ _OURS = ("hw_", "hw:", "hw_video:", "quota:")
 HARMLESS: Mapping[str, frozenset[str]] = {
     "hw_firmware_type": frozenset({"bios"}),
     "hw_firmware_stateless": _FALSE,
+    "hw_ephemeral_encryption_format": frozenset({"luks"}),
+    "hw:ephemeral_encryption_format": frozenset({"luks"}),
     "hw_cpu_policy": frozenset({"shared"}),
     "hw:cpu_policy": frozenset({"shared"}),
     "hw_mem_page_size": frozenset({"small", "any"}),

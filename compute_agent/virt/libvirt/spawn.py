@@ -16,29 +16,48 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import libvirt
+import msgspec
 
 from compute_agent import steps
-from compute_agent.conf import CONF
 from compute_agent.model import errors
+from compute_agent.model.block_device import SourceType
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from compute_agent.steps import Step
-from compute_agent.virt.images import disks
-from compute_agent.virt.images.cache import CachedImage
-from compute_agent.virt.libvirt import admission, designer, files, guest, metadata, networks, room
-from compute_agent.virt.libvirt.designer import DirectBoot, DiskRole, GuestDisk
+from compute_agent.virt import configdrive as drives
+from compute_agent.virt.libvirt import (
+    admission,
+    configdrive,
+    designer,
+    disks,
+    fencing,
+    files,
+    guest,
+    metadata,
+    networks,
+    room,
+)
+from compute_agent.virt.libvirt.designer import DirectBoot, DiskRole
+from compute_agent.virt.libvirt.disk_making import DiskMaker
+from compute_agent.virt.libvirt.local_disks import LocalDisk
+from compute_agent.virt.libvirt.volumes import connect as volumes
+from compute_agent.virt.libvirt.volumes import connection as volume_connection
 
 if TYPE_CHECKING:
     from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
 
 LOG = logging.getLogger(__name__)
 
-GIB = 2**30
-MIB = 2**20
 DIRECT = "direct:"
 """What tokens begin with where no operation runs."""
+_KINDS: Mapping[str, Callable[[LocalDisk], bool]] = {
+    "disk": lambda disk: disk.role is DiskRole.ROOT,
+    "image_disks": lambda disk: disk.role is DiskRole.IMAGE,
+    "blank_disks": lambda disk: disk.image is None,
+}
+"""The steps that make disks, in order, and which disks each makes."""
 
 
 class Spawn:
@@ -56,26 +75,40 @@ class Spawn:
         extras: Mapping[str, Any],
     ) -> None:
         self._driver = driver
-        self._instance = instance.named()
-        self._image = image
+        self._instance = msgspec.structs.replace(instance.named(), image=image)
         self._vifs = vifs
         self._extras = extras
         self._paths = driver._paths(instance)
         self._uuid = instance.uuid
-        self._cached: CachedImage | None = None
+        self._maker = DiskMaker(driver, self._instance, self._paths)
+        self._noted: list[LocalDisk] | None = None
+        self._given = drives.Given(
+            instance=self._instance,
+            vifs=vifs,
+            admin_password=extras.get("admin_password"),
+            injected_files=extras.get("injected_files") or (),
+        )
 
     def steps(self) -> list[Step]:
         """Return the parts."""
         made = [Step("check", self._check, self._begun, self._leave_nothing, self._check_detail)]
-        if self._image is not None:
+        wanted = self._wanted_disks()
+        if any(disk.image for disk in wanted):
             made.append(Step("image", self._fetch, detail=self._image_detail))
         if self._instance.kernel is not None:
             made.append(Step("kernel", self._fetch_kernel))
-        made.append(Step("directory", self._make_directory, self._has_directory, self._drop_directory))
-        if self._image is not None:
-            made.append(Step("disk", self._make_disk, self._has_disk))
-        if self._blank_disks():
-            made.append(Step("blank_disks", self._make_blank_disks))
+        made.append(Step("directory", self._make_directory, self._has_good_directory, self._drop_directory))
+        if any(disk.encrypted for disk in wanted):
+            made.append(Step("keys", self._make_keys))
+        made += [
+            Step(name, functools.partial(self._make_disks, kind), functools.partial(self._have_disks, kind))
+            for name, kind in _KINDS.items()
+            if any(kind(disk) for disk in wanted)
+        ]
+        if drives.is_wanted(self._given):
+            made.append(Step("config_drive", self._make_config_drive, self._has_config_drive))
+        if self._has_volumes():
+            made.append(Step("volumes", self._connect_volumes, undo=self._disconnect_volumes))
         made.append(Step("define", self._define, self._is_defined, self._undefine, self._define_detail))
         made.append(Step("start", self._start, self._is_started, self._stop))
         return made
@@ -94,6 +127,9 @@ class Spawn:
         driver = self._driver
         return [
             lambda: admission.refuse_what_is_to_come(self._instance, self._extras),
+            lambda: driver._on_disk(drives.check, self._given),
+            self._maker.check,
+            lambda: volume_connection.of_instance(self._instance, self._paths),
             lambda: designer.check(self._instance, facts=driver._facts(), settings=driver._settings()),
             lambda: driver._on_disk(self._check_host, driver._facts().cpus),
             self._check_unused,
@@ -123,18 +159,18 @@ class Spawn:
 
     # --- files -------------------------------------------------------------------------------------
 
+    def _wanted_disks(self) -> list[LocalDisk]:
+        """Return the disks to make; none if they can't be told: then the checks tell why."""
+        try:
+            return self._maker.wanted()
+        except errors.ComputeError:
+            return []
+
     def _fetch(self) -> None:
-        assert self._image is not None
-        self._cached = self._driver._images.ensure(self._image)
+        self._maker.fetch(self._maker.wanted())
 
     def _image_detail(self) -> Mapping[str, Any]:
-        image = self._image
-        assert image is not None
-        try:
-            cached = self._driver._images.cached(image)
-        except errors.ComputeError as error:
-            return {"problems": [error.to_error()]}
-        return {"bytes": 0 if cached else image.size_bytes, "cached": cached is not None}
+        return self._maker.fetch_detail(self._wanted_disks())
 
     def _fetch_kernel(self) -> None:
         self._boot()
@@ -149,46 +185,60 @@ class Spawn:
         return DirectBoot(kernel=kernel, ramdisk=ramdisk or None, cmdline=instance.cmdline)
 
     def _make_directory(self) -> None:
-        owner = files.Owner(
-            host=CONF.host_name, generation=self._instance.generation, operation_id=self._token
-        )
-        self._driver._on_disk(files.make_directory, self._paths, owner)
+        self._driver._on_disk(self._write_notes)
+
+    def _write_notes(self) -> None:
+        """In a native thread. The owner's note comes last: it says that the directory is ours."""
+        if fencing.is_from_before_boot(self._paths):
+            fencing.remove(self._paths)  # what the host had not written when it went down looks finished
+        files.prepare_directory(self._paths)
+        self._maker.note()
+        files.make_directory(self._paths, fencing.owner(self._instance.generation, self._token))
 
     def _has_directory(self) -> bool:
         owner = self._driver._on_disk(files.read_owner, self._paths)
         return owner is not None and owner.operation_id == self._token
 
-    def _make_disk(self) -> None:
-        assert self._image is not None
-        cached = self._cached or self._driver._images.ensure(self._image)
-        size = disks.root_size(self._instance.flavor.root_gb, cached.virtual_size, self._image.min_disk_gb)
-        if _disk_format() == "qcow2":
-            disks.create_overlay(self._paths.disk, cached.path, cached.format, size)
-        else:
-            disks.create_copy(self._paths.disk, cached.path, cached.format, size, "raw")
+    def _has_good_directory(self) -> bool:
+        """Whether it is ours and what is in it can be relied on."""
+        return self._has_directory() and not self._driver._on_disk(fencing.is_from_before_boot, self._paths)
 
-    def _has_disk(self) -> bool:
-        return self._driver._on_disk(files.is_there, self._paths.disk)
+    def _noted_disks(self) -> list[LocalDisk]:
+        """Return the disks to make, as they were noted."""
+        if self._noted is None:
+            self._noted = self._driver._on_disk(self._maker.noted)
+        return self._noted
 
-    def _blank_disks(self) -> list[tuple[GuestDisk, int]]:
-        """Return the blank disks that the flavor asks for, and their sizes in bytes."""
-        flavor, made = self._instance.flavor, []
-        if flavor.ephemeral_gb:
-            disk = GuestDisk(source=self._paths.ephemeral(0), format="qcow2", role=DiskRole.EPHEMERAL)
-            made.append((disk, flavor.ephemeral_gb * GIB))
-        if flavor.swap_mb:
-            disk = GuestDisk(source=self._paths.swap, format="raw", role=DiskRole.SWAP)
-            made.append((disk, flavor.swap_mb * MIB))
-        return made
+    def _make_keys(self) -> None:
+        self._maker.make_keys(self._noted_disks())
 
-    def _make_blank_disks(self) -> None:
-        for disk, size in self._blank_disks():
-            if not self._driver._on_disk(files.is_there, disk.source):
-                disks.create_blank(disk.source, size, disk.format)
+    def _make_disks(self, kind: Callable[[LocalDisk], bool]) -> None:
+        self._maker.make(disk for disk in self._noted_disks() if kind(disk))
+
+    def _have_disks(self, kind: Callable[[LocalDisk], bool]) -> bool:
+        return all(self._maker.is_made(disk) for disk in self._noted_disks() if kind(disk))
+
+    def _make_config_drive(self) -> None:
+        self._driver._on_disk(configdrive.make, self._given, self._paths.config_drive)
+
+    def _has_config_drive(self) -> bool:
+        return self._driver._on_disk(files.is_there, self._paths.config_drive)
+
+    def _has_volumes(self) -> bool:
+        return any(device.source_type is SourceType.VOLUME for device in self._instance.block_device_mapping)
+
+    def _connect_volumes(self) -> None:
+        volumes.connect_all(self._driver, self._instance)
+
+    def _disconnect_volumes(self) -> None:
+        if self._has_directory():
+            volumes.disconnect_all(self._driver, self._instance)
 
     def _drop_directory(self) -> None:
         if self._has_directory():
-            self._driver._on_disk(files.remove_directory, self._paths)
+            self._driver._on_disk(fencing.remove, self._paths)
+        else:
+            self._driver._on_disk(files.remove_unowned, self._paths)
 
     # --- the domain --------------------------------------------------------------------------------
 
@@ -207,29 +257,18 @@ class Spawn:
             raise errors.InstanceExists(f"the hypervisor has a domain of that {taken}") from None
 
     def _design(self, boot: DirectBoot | None, operation_id: str | None) -> str:
+        settings = self._driver._settings()
         domain = designer.design(
             self._instance,
             facts=self._driver._facts(),
-            settings=self._driver._settings(),
+            settings=settings,
             paths=self._paths,
-            disks=self._guest_disks(),
+            disks=self._driver._on_disk(disks.of, configdrive.asking(self._given), self._paths, settings),
             vifs=self._vifs,
             boot=boot,
             operation_id=operation_id,
         )
         return domain.to_xml()
-
-    def _guest_disks(self) -> list[GuestDisk]:
-        made = [disk for disk, _ in self._blank_disks()]
-        if self._image is not None:
-            root = GuestDisk(
-                source=self._paths.disk,
-                format=_disk_format(),
-                role=DiskRole.ROOT,
-                target=self._instance.root_device_name,
-            )
-            made.insert(0, root)
-        return made
 
     def _define_detail(self) -> Mapping[str, Any]:
         instance = self._instance
@@ -280,10 +319,6 @@ def _problems_of(check: Callable[[], object]) -> list[errors.Error]:
     except errors.ComputeError as error:
         return [error.to_error()]
     return []
-
-
-def _disk_format() -> str:
-    return "qcow2" if CONF.libvirt.images_type == "qcow2" else "raw"
 
 
 def _define(connection: libvirt.virConnect, xml: str) -> None:

@@ -192,15 +192,15 @@ def test_parameters_are_held_against_the_host(watched: Watched) -> None:
     found = watched.driver.validate_parameters(wrong)
     assert found is not None
     assert len(found) == 4
-    assert watched.driver.check_parameters(watched.instance(config_drive=True)) is not None
+    assert watched.driver.check_parameters(watched.instance(user_data="?")) is not None
 
 
 def test_verbs_that_are_not_offered_are_not_announced(watched: Watched) -> None:
     verbs = watched.driver.supported_verbs()
     assert {"spawn", "destroy", "reboot", "power_on", "power_off", "pause", "unpause", "suspend"} <= verbs
-    assert not verbs & {"snapshot", "attach_volume", "migrate", "rescue"}
+    assert not verbs & {"migrate", "trigger_crash_dump"}
     with pytest.raises(errors.UnsupportedOperation):
-        watched.driver.rescue(None, watched.instance(), [], None, None)
+        watched.driver.trigger_crash_dump(watched.instance())
 
 
 # --- logs and counters ---------------------------------------------------------------------------------

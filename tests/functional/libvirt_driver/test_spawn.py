@@ -169,10 +169,8 @@ def test_a_missing_image_leaves_nothing(watched: Watched) -> None:
 
 
 def test_what_this_release_can_not_honour_is_refused_by_name(watched: Watched) -> None:
-    instance = watched.instance(
-        config_drive=True, security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])]
-    )
-    with pytest.raises(errors.UnsupportedOperation, match=r"config_drive, rules in security_groups"):
+    instance = watched.instance(security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
+    with pytest.raises(errors.UnsupportedOperation, match=r"rules in security_groups"):
         watched.spawn(instance)
     assert watched.left_of(instance) == []
 
@@ -214,7 +212,8 @@ def test_a_plan_shows_the_domain_and_changes_nothing(watched: Watched) -> None:
 
 
 def test_a_plan_tells_why_a_spawn_would_fail(watched: Watched) -> None:
-    instance = watched.instance(flavor=Flavor(vcpus=1, memory_mb=2**26), config_drive=True)
+    groups = [SecurityGroup(id="web", rules=[{"port": 80}])]
+    instance = watched.instance(flavor=Flavor(vcpus=1, memory_mb=2**26), security_groups=groups)
     shown = steps.plan(watched.spawn_steps(instance))
     assert [p.code for p in shown[0]["problems"]] == ["UnsupportedOperation", "InsufficientResources"]
 

@@ -3,10 +3,13 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from compute_agent import concurrency, failpoints
 from compute_agent.model.states import InstanceState as S
+from compute_agent.store import journal
+from compute_agent.store.database import Transaction
 from tests.unit.manager.conftest import House
 
 INSTANCE = {
@@ -23,23 +26,33 @@ def disarmed() -> Iterator[None]:
     failpoints.arm("")
 
 
-def crash_at(house: House, point: str, verb: str, *, deaf: bool = False, **arguments: object) -> None:
+def crash_at(
+    house: House, point: str, verb: str, *, deaf: bool = False, attempts: int = 1, **arguments: object
+) -> None:
     """Kill the agent at a point of a verb, and let its next life end the verb.
 
     :param deaf: what the verb did until then was not written down
+    :param attempts: how many it had made until then
     """
     if deaf:
         house.driver.register_event_listener(lambda event: None)
     reached = concurrency.Event()
     failpoints.observe(lambda name: reached.set() if name == point else None)
     failpoints.arm(f"{point}=hang")
-    house.ask(verb, **arguments)
+    operation_id = house.ask(verb, **arguments)
     assert reached.wait(5)
     failpoints.observe(None)
     failpoints.arm("")
+    house.store.write(lambda tx: made(tx, operation_id, attempts))
     house.crash()
     for entry in house.manager.engine.entries:
         assert entry.ended.wait(10)
+
+
+def made(tx: Transaction, operation_id: str, attempts: int) -> None:
+    operation = journal.find(tx, operation_id)
+    assert operation is not None
+    journal.update(tx, msgspec.structs.replace(operation, attempts=attempts))
 
 
 def lifecycle(house: House) -> list[str]:
@@ -135,3 +148,26 @@ def test_an_unrescue_that_fails_leaves_the_guest_rescued(house: House) -> None:
     domain = house.driver.hypervisor.get(uuid)
     assert (domain.devices, domain.is_up, house.record(uuid).state) == (before, True, S.RESCUED)
     assert house.do("unrescue", instance_uuid=uuid).error is None
+
+
+@pytest.mark.parametrize("before", [None, "rescue", "pause"])
+def test_a_half_done_destroy_that_is_given_up_leaves_no_record_of_a_guest(
+    house: House, before: str | None
+) -> None:
+    uuid = house.spawn()
+    if before is not None:
+        assert house.do(before, instance_uuid=uuid).error is None
+    crash_at(house, "destroy.disks.before", "destroy", deaf=True, attempts=99, instance_uuid=uuid)
+    record = house.record(uuid)
+    assert record.state is S.ERROR
+    assert record.error is not None
+    assert record.error.code == "Interrupted"
+    assert house.do("destroy", instance_uuid=uuid).error is None
+
+
+def test_a_half_done_destroy_of_a_rescued_guest_that_fails_leaves_no_record_of_one(house: House) -> None:
+    uuid = house.spawn()
+    house.do("rescue", instance_uuid=uuid)
+    failpoints.arm("destroy.disks.before=raise")
+    assert house.do("destroy", instance_uuid=uuid).error is not None
+    assert house.record(uuid).state is S.ERROR

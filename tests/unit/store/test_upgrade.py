@@ -21,8 +21,9 @@ import pytest
 from compute_agent import failpoints
 from compute_agent.conf import CONF
 from compute_agent.model.event import EventType
+from compute_agent.model.handshake import Phase
 from compute_agent.model.operation import Operation, OperationState
-from compute_agent.store import host, instances, journal, outbox, schema
+from compute_agent.store import handshakes, host, instances, journal, outbox, schema
 from compute_agent.store.database import Store
 from compute_agent.store.directory import StateDirectory
 from tests.unit.manager.conftest import House
@@ -362,3 +363,22 @@ def test_the_records_are_such_that_a_release_before_reads_them(
         assert len(found) > 5
         for (text,) in found:
             check(json.loads(text))
+
+
+@pytest.mark.parametrize("version", [version for version in golden.versions() if version >= 2])
+def test_the_handshakes_of_any_release_go_on_where_they_were(state: Path, version: int) -> None:
+    make(state, version)
+    with opened(state) as store:
+        live = store.read(handshakes.live)
+    assert {record.phase for record in live} == set(Phase) - {Phase.KEPT, Phase.DROPPED}
+    assert all(record.instance is not None for record in live)
+
+
+@pytest.mark.parametrize("version", [version for version in within_contract() if version >= 2])
+def test_handshakes_are_such_that_a_release_before_reads_them(
+    house: Callable[[], House], version: int
+) -> None:
+    defined = json.loads(golden.records(version).read_text())
+    check = jsonschema.Draft202012Validator({**defined, "$ref": "#/$defs/HandshakeRecord"}).validate
+    for (text,) in filling.fill(house()).store.read(lambda tx: tx.rows("SELECT record FROM handshakes")):
+        check(json.loads(text))

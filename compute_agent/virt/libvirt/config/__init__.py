@@ -17,6 +17,7 @@ from compute_agent.virt.libvirt.config.disk import (
     DiskIo,
     DiskSourceHost,
     DiskType,
+    DiskZeroes,
 )
 from compute_agent.virt.libvirt.config.display import Graphics, GraphicsType, Video, VideoModel
 from compute_agent.virt.libvirt.config.domain import Domain, LifecycleAction
@@ -70,6 +71,7 @@ __all__ = [
     "DiskIo",
     "DiskSourceHost",
     "DiskType",
+    "DiskZeroes",
     "Domain",
     "Element",
     "Features",

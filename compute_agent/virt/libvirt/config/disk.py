@@ -54,6 +54,14 @@ class DiskDiscard(enum.StrEnum):
     IGNORE = "ignore"
 
 
+class DiskZeroes(enum.StrEnum):
+    """What becomes of zeros that the guest writes."""
+
+    OFF = "off"
+    ON = "on"
+    UNMAP = "unmap"
+
+
 class DiskIo(enum.StrEnum):
     """How QEMU reads and writes."""
 
@@ -89,7 +97,10 @@ class DiskSourceHost(Element):
 
 @dataclasses.dataclass(kw_only=True)
 class Disk(Element):
-    """One disk. Of the sources, the one of its :attr:`type` is set. ``iops`` and bytes are per second."""
+    """One disk. Of the sources, the one of its :attr:`type` is set. ``iops`` and bytes are per second.
+
+    Secrets stand here as libvirt's uuids of them, never as what they are.
+    """
 
     TAG: ClassVar[str] = "disk"
 
@@ -100,11 +111,21 @@ class Disk(Element):
     cache: DiskCache | None = prop("driver/@cache")
     io: DiskIo | None = prop("driver/@io")
     discard: DiskDiscard | None = prop("driver/@discard")
+    detect_zeroes: DiskZeroes | None = prop("driver/@detect_zeroes")
     source_file: str | None = prop("source/@file")
     source_device: str | None = prop("source/@dev")
     source_protocol: str | None = prop("source/@protocol")
     source_name: str | None = prop("source/@name")
+    source_tls: bool | None = prop("source/@tls")
     source_hosts: list[DiskSourceHost] = children("source/host", DiskSourceHost)
+    initiator: str | None = prop("source/initiator/iqn/@name")
+    auth_username: str | None = prop("source/auth/@username")
+    auth_secret_type: str | None = prop("source/auth/secret/@type")
+    auth_secret: str | None = prop("source/auth/secret/@uuid")
+    encryption: str | None = prop("source/encryption/@format")
+    encryption_secret_type: str | None = prop("source/encryption/secret/@type")
+    encryption_secret: str | None = prop("source/encryption/secret/@uuid")
+    reconnect_s: int | None = prop("source/reconnect/@delay")
     target: str | None = prop("target/@dev")
     bus: DiskBus | None = prop("target/@bus")
     total_bytes: int | None = prop("iotune/total_bytes_sec")

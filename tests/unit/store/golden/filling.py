@@ -12,9 +12,11 @@ from compute_agent import concurrency, failpoints
 from compute_agent.manager import reconcile
 from compute_agent.model import clock
 from compute_agent.model.event import Event
+from compute_agent.model.handshake import Kind, Phase
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation
-from compute_agent.store import instances
+from compute_agent.store import handshakes, instances
+from compute_agent.store.handshakes import HandshakeRecord
 from tests.unit.manager.conftest import House
 
 SPAWNING = "00000000-0000-4000-8000-0000000000aa"
@@ -66,6 +68,7 @@ def fill(house: House) -> House:
     _go_wrong(house)
     _tell_the_host(house)
     _leave_in_the_middle(house)
+    _leave_handshakes(house)
     return house
 
 
@@ -108,6 +111,25 @@ def _leave_in_the_middle(house: House) -> None:
     failpoints.observe(None)
 
 
+def _leave_handshakes(house: House) -> None:
+    """One of each phase that a migration may be left in."""
+    guest = house.record(PAUSING).instance
+    for number, phase in enumerate(Phase):
+        record = HandshakeRecord(
+            migration_id=f"20000000-0000-4000-8000-{number:012x}",
+            instance_uuid=f"30000000-0000-4000-8000-{number:012x}",
+            kind=Kind.PRECOPY,
+            phase=phase,
+            settled=phase in (Phase.KEPT, Phase.DROPPED),
+            source="node-2",
+            destination="node-3",
+            instance=guest,
+            request={"policy": {"post_copy": False}},
+            data={"instance_uuid": PAUSING, "held": True},
+        )
+        house.store.write(lambda tx, record=record: handshakes.put(tx, record))
+
+
 def dumped(house: House) -> str:
     """Return the statements that make such a file again."""
 
@@ -132,7 +154,7 @@ def _readable(blob: re.Match[str]) -> str:
 def records_schema() -> dict[str, Any]:
     """Return what this release needs of the records in a file; further fields are none of its business."""
     _, components = msgspec.json.schema_components(
-        (InstanceRecord, Operation, Event), ref_template="#/$defs/{name}"
+        (InstanceRecord, Operation, Event, HandshakeRecord), ref_template="#/$defs/{name}"
     )
     components["EventType"] = {"type": "string"}  # of any type an event is sent on
     for component in components.values():

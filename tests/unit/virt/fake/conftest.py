@@ -36,7 +36,6 @@ def make_instance(**fields: Any) -> Instance:
         "network_info": [vif(number)],
         "block_device_mapping": [volume(f"vol-{number}")],
         "metadata": {"role": "test"},
-        "user_data": "c2VjcmV0",
         "security_groups": [SecurityGroup(id="web")],
     }
     return Instance(uuid=uuid, flavor=Flavor(**flavor), **{**defaults, **fields})

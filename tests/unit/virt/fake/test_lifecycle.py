@@ -54,7 +54,7 @@ def test_a_guest_has_what_its_flavor_and_devices_say(host: Host) -> None:
 
 
 def test_the_description_has_no_secrets(host: Host) -> None:
-    instance = host.spawn(generation=7)
+    instance = host.spawn(generation=7, user_data="c2VjcmV0")
     description = host.driver.get_description(instance.uuid)
     assert description is not None
     assert description.instance is not None

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from compute_agent.model.instance import Instance
-from compute_agent.virt.libvirt import config, designer, metadata
-from compute_agent.virt.libvirt.facts import HostFacts, Settings
+from compute_agent.virt.libvirt import config, designer, disks, local_disks, metadata
+from compute_agent.virt.libvirt.facts import DiskSettings, HostFacts, Settings
 from compute_agent.virt.libvirt.paths import InstancePaths
 
 UUID = "5f0c1a9e-26f0-4d1b-9d5e-0c8d1f2a3b4c"
@@ -295,6 +295,8 @@ def _network_disks() -> list[config.Disk]:
         source_protocol="nbd",
         source_name="export",
         source_hosts=[config.DiskSourceHost(transport="unix", socket="/run/nbd.sock")],
+        source_tls=True,
+        reconnect_s=60,
         target="vda",
         bus=config.DiskBus.VIRTIO,
         total_bytes=1000000,
@@ -309,7 +311,22 @@ def _network_disks() -> list[config.Disk]:
         target="vdb",
         bus=config.DiskBus.VIRTIO,
     )
-    return [nbd, rbd]
+    iscsi = config.Disk(
+        type=config.DiskType.NETWORK,
+        source_protocol="iscsi",
+        source_name="iqn.2010-10.org.openstack:volume-1/1",
+        source_hosts=[config.DiskSourceHost(name="192.0.2.2", port=3260)],
+        initiator="iqn.2025-01.org.compute-agent:host",
+        auth_username="user",
+        auth_secret_type="iscsi",
+        auth_secret="11111111-2222-3333-4444-555555555555",
+        encryption="luks",
+        encryption_secret_type="passphrase",
+        encryption_secret="66666666-7777-8888-9999-aaaaaaaaaaaa",
+        target="vdc",
+        bus=config.DiskBus.VIRTIO,
+    )
+    return [nbd, rbd, iscsi]
 
 
 def _filtered_interface() -> config.Interface:
@@ -339,10 +356,38 @@ def _other_interfaces() -> list[config.Interface]:
     ]
 
 
+def disks_of_this_host() -> config.Domain:
+    """Every kind of disk that is made on the host, with every option about disks; the root is encrypted."""
+    given = instance(
+        flavor={"vcpus": 1, "memory_mb": 128, "root_gb": 1, "ephemeral_gb": 2, "swap_mb": 64},
+        block_device_mapping=[
+            {
+                "source_type": "image",
+                "boot_index": 0,
+                "encryption": {"passphrase": "secret"},
+                "disk_bus": "scsi",
+            },
+            {"source_type": "blank", "size_gb": 1, "mountpoint": "/dev/vdf"},
+            {"source_type": "image", "image": {"url": "file:///srv/tools.iso"}, "device_type": "cdrom"},
+        ],
+    )
+    modes = DiskSettings(
+        format="raw",
+        cache={"file": "none", "block": "writeback"},
+        io="native",
+        discard="unmap",
+        detect_zeroes="unmap",
+    )
+    settings = Settings(disks=modes)
+    made = local_disks.wanted(given, settings)
+    return design(given, settings=settings, disks=[disks.guest_disk(disk, PATHS, settings) for disk in made])
+
+
 SCENARIOS: dict[str, Callable[[], config.Domain]] = {
     "small": small,
     "full": full,
     "direct_boot": direct_boot,
     "arm": arm,
+    "disks_of_this_host": disks_of_this_host,
     "everything": everything,
 }

@@ -61,6 +61,9 @@ BOOT = [DEFINED, RESUMED, STARTED]
         ([*BOOT, IO_ERROR], [("started", "host"), ("paused", "host")]),
         ([*BOOT, MOVED_AWAY, MIGRATED], [("started", "host"), ("migration completed", "host")]),
         ([INCOMING, ARRIVED], [("started", "host")]),
+        ([INCOMING, PAUSED], []),
+        ([INCOMING, PAUSED, DESTROYED], []),
+        ([INCOMING, DESTROYED, *BOOT], [("started", "host")]),
         ([RESTORED, RESUMED_BY_RESTORE], [("resumed", "host")]),
         ([STARTED, PAUSED], [("started", "host"), ("paused", "host")]),
         ([*BOOT, (7, 0), (2, 4)], [("started", "host"), ("paused", "guest"), ("resumed", "guest")]),
@@ -97,6 +100,19 @@ def test_states_on_the_way_to_what_is_expected_are_not_told(
         ear.hear(*raw)
         assert expectation.seen.is_set()
     assert ear.told() == [(name, "host") for name in told]
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["arrived under our eyes", "found held"])
+def test_a_guest_that_was_held_when_it_arrived_is_started_when_it_is_let_go(ear: Ear, seen: bool) -> None:
+    ear.relay.prime({} if seen else {UUID: libvirt.VIR_DOMAIN_PAUSED})
+    if seen:
+        ear.hear(INCOMING, PAUSED)
+    with ear.relay.expecting(UUID, events.STARTED, lambda: False) as expectation:
+        expectation.begin()
+        ear.hear(RESUMED)
+        assert expectation.seen.is_set()
+    ear.hear(PAUSED)
+    assert ear.told() == [("started", "host"), ("paused", "host")]
 
 
 def test_a_save_that_fails_tells_nothing(ear: Ear) -> None:

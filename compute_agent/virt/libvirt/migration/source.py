@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live migration at the source: the checks, the transfer, and the end of what was given away."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from compute_agent import concurrency, steps
+from compute_agent.conf import CONF
+from compute_agent.model import errors
+from compute_agent.model.handshake import Fact
+from compute_agent.model.instance import Instance
+from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
+from compute_agent.virt.info import LiveMigrateData, MigrationStatus
+from compute_agent.virt.libvirt import faults
+from compute_agent.virt.libvirt.connection import Connections
+from compute_agent.virt.libvirt.migration import checks, details, guestxml, storage, transfer
+from compute_agent.virt.libvirt.migration.base import LibvirtMigrationBase
+from compute_agent.virt.libvirt.migration.details import Details, MovedDisk, Source
+from compute_agent.virt.libvirt.migration.transfer import Transfer
+from compute_agent.virt.libvirt.volumes import connect as volumes
+from compute_agent.virt.virtapi import VirtAPI
+
+LOG = logging.getLogger(__name__)
+
+_THREADS = 100
+"""Each transfer takes one for as long as it lasts; how many there are is the engine's business."""
+_LOOK_S = 0.2
+
+
+class LibvirtMigrationSource(LibvirtMigrationBase):
+    """The source's part of the live migration concern."""
+
+    def __init__(self, virtapi: VirtAPI) -> None:
+        super().__init__(virtapi)
+        self._transfers: dict[str, Transfer] = {}
+        self._transfer_threads = concurrency.NativePool("libvirt-migration", _THREADS)
+        self._transfer_connections = Connections(CONF.libvirt.connection_uri)
+
+    # --- before --------------------------------------------------------------------------------------
+
+    def check_can_live_migrate_source(
+        self,
+        context: Context,
+        instance: Instance,
+        dest_check_data: LiveMigrateData,
+        block_device_info: BlockDeviceInfo = None,
+    ) -> LiveMigrateData:
+        """See whether a guest may go, and whether its disks have to be copied."""
+        found, data = details.read(dest_check_data), dest_check_data
+        to = details.destination(data)
+        with checks.refusing():
+            checks.policy(data)
+            root = self._movable(instance)
+            disks = self._own_disks(instance, root)
+            data.is_shared_instance_path = self._on_disk(storage.sees_mark, self._instances_path, to.mark)
+            data.is_volume_backed = not disks
+            data.block_migration = checks.storage(data, found.asked, disks, to)
+            source = self._as_source(instance, root, disks if data.block_migration else [])
+        return details.write(data, Details(asked=found.asked, destination=to, source=source))
+
+    def _movable(self, instance: Instance) -> Any:
+        """Return the XML of a guest that is up, and that nothing else is done to."""
+        self._check_ours(instance)
+        fact = self.see_migration(instance, at_source=True)
+        if fact not in (Fact.RUNS, Fact.HELD):
+            state = "something is done to the guest" if fact is Fact.BUSY else "the instance is off"
+            raise errors.MigrationRefused(f"{state}: only a guest that is up can be migrated live")
+        root = guestxml.parsed(self._host.ask_guest(instance.uuid, _live_xml))
+        passed = guestxml.passed_through(root)
+        if passed:
+            raise errors.MigrationRefused(f"the guest has devices of the host: {', '.join(passed)}")
+        return root
+
+    def _own_disks(self, instance: Instance, root: Any) -> list[MovedDisk]:
+        found = []
+        for disk in guestxml.own_disks(root, self._paths(instance).directory):
+            capacity, _, _ = self._host.act_guest(instance.uuid, _block_info, disk.target)
+            moved = MovedDisk(
+                target=disk.target,
+                name=disk.name,
+                format="qcow2" if disk.format == "qcow2" else "raw",
+                size_bytes=capacity,
+                used_bytes=self._on_disk(storage.allocated, disk.chain),
+                encrypted=disk.encrypted,
+            )
+            found.append(moved)
+        return found
+
+    def _as_source(self, instance: Instance, root: Any, disks: list[MovedDisk]) -> Source:
+        secret = [disk.target for disk in disks if disk.encrypted]
+        if secret:
+            raise errors.MigrationRefused(
+                f"encrypted disks can't be copied while the guest runs: {', '.join(secret)}",
+                hint="migrate it cold",
+            )
+        names = {disk.name for disk in disks}
+        beside = self._on_disk(storage.carried, self._paths(instance), names) if disks else []
+        return Source(
+            runs=self.see_migration(instance, at_source=True) is Fact.RUNS,
+            machine=guestxml.machine(root),
+            cpu=guestxml.cpu(root),
+            disks=disks,
+            files=beside,
+        )
+
+    # --- the move ------------------------------------------------------------------------------------
+
+    def live_migration(
+        self,
+        context: Context,
+        instance: Instance,
+        dest: str,
+        post_method: Callable[..., Any],
+        recover_method: Callable[..., Any],
+        block_migration: bool = False,
+        migrate_data: LiveMigrateData | None = None,
+    ) -> None:
+        """Move a running guest to ``dest``, where it arrives held. Goes on with a transfer under way."""
+        arguments = (context, instance, dest, block_migration, migrate_data)
+        try:
+            self._move(instance, migrate_data)
+        except errors.ComputeError as error:
+            LOG.warning("instance %s was not moved to %s: %s", instance.uuid, dest, error.message)
+            recover_method(*arguments)
+            if isinstance(error, errors.MigrationFailed | errors.Cancelled | errors.Timeout):
+                raise
+            raise errors.MigrationFailed(
+                f"the migration to {dest} failed: {error.message}", evidence=error.evidence
+            ) from error
+        post_method(*arguments)
+
+    def _move(self, instance: Instance, data: LiveMigrateData | None) -> None:
+        if data is None:
+            raise errors.InvalidArguments("the migration has not been checked")
+        uuid = instance.uuid
+        current = self._transfers[uuid] = Transfer(self._downtimes(instance, data))
+        fact = self.see_migration(instance, at_source=True)
+        if fact in (Fact.RUNS, Fact.HELD):
+            self._begin(instance, data, current)
+        self._follow(instance, current)
+        fact = self._settled(instance)
+        ended = self._host.ask_guest(uuid, transfer.statistics, True) if fact is Fact.MOVED else {}
+        current.note(ended, "completed" if fact is Fact.MOVED else current.ending)
+        if fact is not Fact.MOVED:
+            raise current.error or errors.MigrationFailed("the guest was not moved", retryable=True)
+
+    def _downtimes(self, instance: Instance, data: LiveMigrateData) -> list[tuple[float, int]]:
+        options = CONF.libvirt
+        if data.post_copy:
+            return []
+        delay = options.live_migration_downtime_delay * max(1.0, instance.flavor.memory_mb / 1024)
+        last = data.max_downtime_ms or options.live_migration_downtime
+        return transfer.downtimes(last, options.live_migration_downtime_steps, delay)
+
+    def _begin(self, instance: Instance, data: LiveMigrateData, current: Transfer) -> None:
+        found = self._host.act_guest(instance.uuid, transfer.definitions)
+        wanted = transfer.plan(found, self._instances_path, data)
+        current.called = True
+        concurrency.spawn(self._call, instance.uuid, wanted, current)
+
+    def _call(self, uuid: str, wanted: transfer.Plan, current: Transfer) -> None:
+        """Have libvirt move the guest; it takes as long as it takes."""
+
+        def move(connection: libvirt.virConnect) -> None:
+            transfer.start(connection.lookupByUUIDString(uuid), wanted)
+
+        try:
+            self._transfer_threads.call(self._transfer_connections.use, move)
+        except libvirt.libvirtError as error:
+            current.fail(error)
+        except faults.ConnectionLost as error:
+            current.error = errors.HypervisorUnavailable(
+                "the connection to libvirt broke during the migration", evidence=str(error)
+            )
+        finally:
+            current.ended.set()
+
+    def _follow(self, instance: Instance, current: Transfer) -> None:
+        """Watch until the transfer has ended; end it when the operation is over."""
+        work = steps.current()
+        over: errors.ComputeError | None = None
+        while not self._has_ended(instance, current):
+            try:
+                self._watch(instance.uuid, current)
+                if over is None:
+                    work.wait(current.ended, _LOOK_S)
+                else:
+                    current.ended.wait(_LOOK_S)
+            except (errors.Cancelled, errors.Timeout) as error:
+                if over is not None:
+                    raise
+                over = error
+                self._give_up(instance)
+        if over is not None and current.error is not None:
+            current.error = over
+
+    def _has_ended(self, instance: Instance, current: Transfer) -> bool:
+        """Return whether it has: by the answer to our call; if it is not ours, by what libvirt shows."""
+        if current.called:
+            return current.ended.is_set()
+        return self.see_migration(instance, at_source=True) is not Fact.BUSY
+
+    def _watch(self, uuid: str, current: Transfer) -> None:
+        """Take down the progress and let the downtime grow. What can't be asked now is asked later."""
+        try:
+            found = self._host.ask_monitor(uuid, transfer.statistics)
+            if found.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+                return
+            current.note(found)
+            due = current.due_downtime()
+            if due is not None:
+                self._host.act_guest(uuid, transfer.set_downtime, due)
+        except (errors.HypervisorUnavailable, errors.InstanceNotFound, errors.HypervisorError) as error:
+            LOG.debug("the migration of %s can't be looked at: %s", uuid, error.message)
+        status = current.status
+        steps.current().report(
+            status.transferred_ram + status.transferred_disk, status.total_ram + status.total_disk
+        )
+
+    def _give_up(self, instance: Instance) -> None:
+        try:
+            self.live_migration_abort(instance)
+        except errors.ComputeError as error:
+            LOG.info("the migration of %s could not be stopped: %s", instance.uuid, error.message)
+
+    def _settled(self, instance: Instance) -> Fact:
+        """Return what came of it, once libvirt is done with the guest."""
+        work = steps.current()
+        while (fact := self.see_migration(instance, at_source=True)) is Fact.BUSY:
+            work.sleep(_LOOK_S)
+        return fact
+
+    def live_migration_abort(self, instance: Instance) -> None:
+        """Stop a live migration; the guest stays here."""
+        self._host.act_guest(instance.uuid, transfer.abort)
+
+    def live_migration_force_complete(self, instance: Instance) -> None:
+        """Switch a post-copy over; else hold the guest, so that the rest of its memory can be copied."""
+        if self.see_migration(instance, at_source=True) is not Fact.BUSY:
+            raise errors.InvalidState("the instance is not being migrated")
+        self._host.act_guest(instance.uuid, transfer.force)
+
+    def get_migration_status(self, instance: Instance) -> MigrationStatus:
+        """Return how far a live migration is, or how the last one ended."""
+        found = self._transfers.get(instance.uuid)
+        return found.status if found else MigrationStatus()
+
+    # --- after ---------------------------------------------------------------------------------------
+
+    def post_live_migration(
+        self,
+        context: Context,
+        instance: Instance,
+        block_device_info: BlockDeviceInfo,
+        migrate_data: LiveMigrateData | None = None,
+    ) -> None:
+        """At the source: end and forget the copy here, and remove the disks that were copied.
+
+        Only after the destination has taken the guest: whatever is here then never runs again.
+        """
+        if self.see_migration(instance, at_source=True) in (Fact.HELD, Fact.SPENT):
+            self._stop_if_there(instance.uuid)
+        if not self._is_off(instance.uuid):
+            raise errors.InvalidState("the guest runs here: it was not given away")
+        self._undefine(instance.uuid)
+        volumes.disconnect_all(self, instance)
+        if migrate_data is None or not migrate_data.is_shared_instance_path:
+            self.delete_instance_files(instance)
+
+    def post_live_migration_at_source(
+        self, context: Context, instance: Instance, network_info: NetworkInfo
+    ) -> None:
+        """Nothing is left to do: a tap device goes with its QEMU."""
+
+
+def _live_xml(domain: libvirt.virDomain) -> str:
+    return str(domain.XMLDesc(0))
+
+
+def _block_info(domain: libvirt.virDomain, target: str) -> tuple[int, int, int]:
+    capacity, allocation, physical = domain.blockInfo(target, 0)
+    return int(capacity), int(allocation), int(physical)

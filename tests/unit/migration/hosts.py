@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hypervisors and the guest between them: what libvirt may do, at its worst, without asking an agent.
+
+The source's copy is ``runs``, ``held``, ``spent`` (a post-copy broke off), ``moved`` (off, and known to be
+transferred), ``off`` or ``gone``; the destination's is ``absent``, ``incoming``, ``held``, ``runs``,
+``broken`` or ``off`` (arrived, and ended since). The job is ``none``, ``transfer``, ``switch`` (the source
+is held), ``finish`` (complete at the destination, and the source has not heard it), ``post`` or ``over``. A
+guest that is moved cold is ``off`` in ``transfer``, and what is ``held`` at the destination are its disks.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from compute_agent.model.handshake import Do, Fact, Kind
+
+RUNNING_JOBS = ("transfer", "switch", "finish", "post")
+
+
+class Broken(AssertionError):
+    """A guarantee does not hold."""
+
+
+class Hosts(NamedTuple):
+    """Both hosts.
+
+    ``stale``: the source ran after the destination's copy was made; ``ran``: the guest has run at the
+    destination; ``died``: a fault of a hypervisor has ended its run.
+    """
+
+    source: str = "runs"
+    destination: str = "absent"
+    job: str = "none"
+    stale: bool = False
+    ran: bool = False
+    died: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return self.job in RUNNING_JOBS
+
+    def fact(self, side: int) -> Fact:
+        """What an agent sees that looks."""
+        copy = self[side]
+        if copy == "incoming" or (side == 0 and self.busy):
+            return Fact.BUSY
+        return Fact({"gone": "off", "broken": "off"}.get(copy, copy))
+
+    def runs_here(self, **more: object) -> "Hosts":
+        return self._replace(source="runs", stale=self.destination != "absent", **more)  # type: ignore[arg-type]
+
+
+class Hypervisors:
+    """How the hosts go on, for one kind of migration. ``held``: what arrives is held (VIR_MIGRATE_PAUSED)."""
+
+    def __init__(self, kind: Kind, held: bool = True) -> None:
+        self.kind = kind
+        self.held = held
+
+    # --- what agents ask for ----------------------------------------------------------------------
+
+    def act(self, hosts: Hosts, side: int, action: Do, parted: bool) -> Hosts:
+        """Do what the agent of a side asks for; what can't be done changes nothing."""
+        if action is Do.START and hosts.job == "none" and hosts.source == "runs":
+            return self.start(hosts, parted)
+        if action is Do.ABORT_JOB and hosts.job in ("transfer", "switch"):
+            return self.stopped(hosts)
+        if action is Do.SWITCH and hosts.job == "transfer" and not parted:
+            return hosts._replace(source="spent", destination="runs", job="post", ran=True)
+        if action is Do.RESUME:
+            return self.resume_source(hosts) if side == 0 else self.resume_destination(hosts)
+        if action is Do.END or (action is Do.CLEAN and side == 0):
+            return self.end_source(hosts)
+        if action is Do.CLEAN:
+            return self.clean_destination(hosts)
+        return hosts
+
+    def start(self, hosts: Hosts, parted: bool) -> Hosts:
+        if parted:
+            return hosts._replace(job="over")
+        source = "off" if self.kind is Kind.COLD else "runs"
+        return hosts._replace(source=source, destination="incoming", job="transfer")
+
+    def stopped(self, hosts: Hosts, destination: str = "absent") -> Hosts:
+        """The transfer ends early; the source's copy is as it was before, but for a cold one."""
+        source = "off" if self.kind is Kind.COLD else "runs"
+        return hosts._replace(source=source, destination=destination, job="over")
+
+    def resume_source(self, hosts: Hosts) -> Hosts:
+        if hosts.source == "held" or (self.kind is Kind.COLD and hosts.source in ("off", "moved")):
+            return hosts.runs_here()
+        return hosts
+
+    def resume_destination(self, hosts: Hosts) -> Hosts:
+        if hosts.destination != "held":
+            return hosts
+        if hosts.stale:
+            raise Broken(f"an old copy is let run: {hosts}")
+        return hosts._replace(destination="runs", ran=True)
+
+    def end_source(self, hosts: Hosts) -> Hosts:
+        if hosts.busy or hosts.source in ("runs", "held"):
+            raise Broken(f"a guest that is needed is ended: {hosts}")
+        return hosts._replace(source="gone")
+
+    def clean_destination(self, hosts: Hosts) -> Hosts:
+        if hosts.ran:
+            raise Broken(f"a guest that has run is thrown away: {hosts}")
+        if hosts.destination == "incoming" and hosts.busy:
+            return self.stopped(hosts)
+        return hosts._replace(destination="absent")
+
+    # --- what happens by itself -------------------------------------------------------------------
+
+    def progress(self, hosts: Hosts) -> Hosts | None:
+        """What comes next when nothing fails; None if nothing does."""
+        if hosts.job == "transfer" and self.kind is Kind.PRECOPY:
+            return hosts._replace(source="held", job="switch")
+        if hosts.job == "transfer" and self.kind is Kind.COLD:
+            return hosts._replace(destination="held", job="finish")
+        if hosts.job == "switch" and self.held:
+            return hosts._replace(destination="held", job="finish")
+        if hosts.job == "switch":
+            return hosts._replace(destination="runs", job="finish", ran=True)
+        if hosts.job in ("finish", "post"):
+            return hosts._replace(source="moved", job="over")
+        if hosts.destination == "incoming" and not hosts.busy:
+            return hosts._replace(destination="absent")
+        return None
+
+    def failures(self, hosts: Hosts) -> Iterator[Hosts]:
+        """How a job may fail: the stream breaks, a libvirtd dies, an answer is lost."""
+        for left in ("absent", "incoming"):
+            if hosts.job in ("transfer", "switch"):
+                yield self.stopped(hosts, left)
+        if hosts.job == "switch":  # libvirt did not let it go on
+            yield hosts._replace(source="held", destination="absent", job="over")
+        if hosts.job == "finish" and self.kind is Kind.COLD:
+            yield hosts._replace(job="over")
+        elif hosts.job == "finish":  # complete at both ends, and the source has not heard it
+            yield hosts.runs_here(job="over")
+            yield hosts._replace(source="held", job="over")
+        if hosts.job == "post":
+            yield hosts._replace(destination="broken", job="over", died=True)
+
+    def deaths(self, hosts: Hosts) -> Iterator[Hosts]:
+        """How a copy may die: its QEMU is killed, or the guest shuts itself down."""
+        if hosts.job == "none" or self.kind is Kind.COLD:
+            return
+        if hosts.source in ("runs", "held"):
+            yield self.source_dies(hosts)
+        if hosts.destination == "held":
+            source = "held" if hosts.job == "finish" else hosts.source
+            died = hosts.died or source not in ("runs", "held")
+            yield hosts._replace(source=source, destination="off", job="over", died=died)
+        if hosts.destination == "runs":
+            yield hosts._replace(destination="off", job="over", died=True)
+
+    def source_dies(self, hosts: Hosts) -> Hosts:
+        gone = {"incoming": "absent"}.get(hosts.destination, hosts.destination)
+        return hosts._replace(source="off", destination=gone, job="over", died=True)
+
+    def power_loss(self, hosts: Hosts, side: int) -> Hosts | None:
+        """A host loses its power, and forgets what it knew of ended guests. Disks stay."""
+        if self.kind is Kind.COLD:
+            stopped = hosts.job in ("transfer", "finish")
+            return hosts._replace(job="over") if stopped else None
+        if side == 0 and hosts.job == "post":
+            return hosts._replace(source="off", destination="broken", job="over", died=True)
+        if side == 0 and hosts.source != "gone":
+            return self.source_dies(hosts)
+        if side == 1 and hosts.destination in ("held", "runs", "broken", "incoming"):
+            return self.destination_dies(hosts)
+        return None
+
+    def destination_dies(self, hosts: Hosts) -> Hosts:
+        if hosts.destination == "incoming":
+            return self.stopped(hosts) if hosts.busy else hosts._replace(destination="absent")
+        source = "held" if hosts.job == "finish" else hosts.source
+        died = hosts.died or source not in ("runs", "held")
+        return hosts._replace(source=source, destination="off", job="over", died=died)

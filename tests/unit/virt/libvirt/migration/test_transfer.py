@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How libvirt is asked to move a guest, and what the progress says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+import pytest
+
+from compute_agent.conf import CONF
+from compute_agent.virt.info import LiveMigrateData
+from compute_agent.virt.libvirt.migration import details, guestxml, transfer
+from compute_agent.virt.libvirt.migration.transfer import Definitions, Transfer
+
+UUID = "6a9cc7a4-1b4e-4d3c-8f5e-0d7b2f6a1c11"
+XML = f"""\
+<domain><devices>
+<disk type="file"><source file="/srv/one/{UUID}/disk"/><target dev="vda"/>
+  <backingStore><source file="/srv/one/_base/image"/></backingStore></disk>
+<disk type="file"><readonly/><source file="/srv/one/{UUID}/disk.config"/><target dev="vdb"/></disk>
+<disk type="file"><source file="/mnt/volume"/><target dev="vdc"/></disk>
+<interface type="bridge"><mac address="02:00:00:00:00:01"/><source bridge="br0"/></interface>
+<serial type="pty"><log file="/srv/one/{UUID}/console.log"/></serial>
+<graphics type="vnc" listen="10.0.0.1"><listen type="address" address="10.0.0.1"/></graphics>
+</devices></domain>"""
+
+
+@pytest.fixture(autouse=True)
+def _options() -> Iterator[None]:
+    yield
+    CONF.clear_override("live_migration_permit_auto_converge", group="libvirt")
+    CONF.clear_override("live_migration_trust_shared_storage", group="libvirt")
+    CONF.clear_override("live_migration_parallel_connections", group="libvirt")
+
+
+def _to(**fields: Any) -> details.Destination:
+    usual = {"address": "10.0.0.2", "instances_path": "/srv/one", "mark": "shared_storage_mark_0"}
+    return details.Destination(**(usual | fields))
+
+
+def _plan(to: details.Destination | None = None, **fields: Any) -> transfer.Plan:
+    data = LiveMigrateData(instance_uuid=UUID, **fields)
+    disk = details.MovedDisk(target="vda", name="disk", format="raw", size_bytes=1)
+    said = details.Details(destination=to or _to(), source=details.Source(runs=True, disks=[disk]))
+    return transfer.plan(Definitions(XML, XML), "/srv/one", details.write(data, said))
+
+
+def test_a_guest_arrives_held_permanent_and_stays_defined_here() -> None:
+    plan = _plan(is_shared_instance_path=True, held=True)
+    for flag in ("LIVE", "PEER2PEER", "PAUSED", "PERSIST_DEST", "ABORT_ON_ERROR"):
+        assert plan.flags & getattr(libvirt, f"VIR_MIGRATE_{flag}"), flag
+    for flag in ("UNDEFINE_SOURCE", "NON_SHARED_DISK", "UNSAFE", "POSTCOPY", "PARALLEL"):
+        assert not plan.flags & getattr(libvirt, f"VIR_MIGRATE_{flag}"), flag
+    assert plan.uri == "qemu+tls://10.0.0.2/system"
+    assert plan.parameters == {"migrate_uri": "tcp://10.0.0.2"}
+
+
+def test_disks_of_the_sources_own_are_copied_by_name() -> None:
+    plan = _plan(block_migration=True)
+    assert plan.flags & libvirt.VIR_MIGRATE_NON_SHARED_DISK
+    assert plan.parameters["migrate_disks"] == ["vda"]
+
+
+def test_a_post_copy_is_not_held_and_kept_from_ending_by_itself() -> None:
+    plan = _plan(post_copy=True, held=True, bandwidth_mib=1000)
+    assert plan.flags & libvirt.VIR_MIGRATE_POSTCOPY and not plan.flags & libvirt.VIR_MIGRATE_PAUSED
+    assert plan.parameters["bandwidth"] == 1
+
+
+def test_the_policy_goes_before_the_configuration() -> None:
+    CONF.set_override("live_migration_permit_auto_converge", True, group="libvirt")
+    assert _plan().flags & libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    assert not _plan(auto_converge=False).flags & libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    assert _plan(bandwidth_mib=7).parameters["bandwidth"] == 7
+
+
+def test_shared_storage_is_trusted_only_where_the_operator_says_so() -> None:
+    CONF.set_override("live_migration_trust_shared_storage", True, group="libvirt")
+    assert _plan(is_shared_instance_path=True).flags & libvirt.VIR_MIGRATE_UNSAFE
+    assert not _plan(block_migration=True).flags & libvirt.VIR_MIGRATE_UNSAFE
+
+
+def test_an_ipv6_address_is_bracketed() -> None:
+    plan = _plan(_to(address="fd00::2"))
+    assert plan.uri == "qemu+tls://[fd00::2]/system"
+    assert plan.parameters["migrate_uri"] == "tcp://[fd00::2]"
+
+
+def test_what_names_things_of_a_host_is_changed_for_the_other() -> None:
+    to = _to(instances_path="/data", bridges={"02:00:00:00:00:01": "br-two"}, listen={"vnc": "10.0.0.2"})
+    plan = _plan(to)
+    for name in ("destination_xml", "persistent_xml"):
+        changed = plan.parameters[name]
+        assert f"/data/{UUID}/disk" in changed and f"/data/{UUID}/console.log" in changed
+        assert 'bridge="br-two"' in changed and "10.0.0.1" not in changed
+        assert "/mnt/volume" in changed and "/srv/one/" not in changed
+
+
+def test_what_has_to_be_copied_is_found_in_the_xml() -> None:
+    (disk,) = guestxml.own_disks(guestxml.parsed(XML), f"/srv/one/{UUID}")
+    assert (disk.target, disk.name, disk.format, disk.encrypted) == ("vda", "disk", "raw", False)
+    assert disk.chain == [f"/srv/one/{UUID}/disk", "/srv/one/_base/image"]
+
+
+def test_the_downtime_grows_to_its_limit() -> None:
+    steps = transfer.downtimes(500, 5, 10.0)
+    assert [at for at, _ in steps] == [0, 10, 20, 30, 40]
+    assert steps[0][1] == 50 and steps[-1][1] == 500
+    assert sorted(steps) == steps
+    assert transfer.downtimes(500, 1, 10.0) == [(0.0, 500)]
+
+
+def test_progress_is_what_libvirt_counts() -> None:
+    seen = Transfer([])
+    seen.note({"memory_total": 100, "memory_processed": 40, "memory_remaining": 60, "memory_bps": 20})
+    assert (seen.status.status, seen.status.remaining_ram, seen.status.rate_bps) == ("running", 60, 20)
+    assert seen.status.expected_ms == 3000 and not seen.status.stalled
+    seen.note({"downtime": 120}, "completed")
+    assert (seen.status.status, seen.status.downtime_ms, seen.status.total_ram) == ("completed", 120, 100)
+
+
+def test_a_transfer_that_was_stopped_is_cancelled_and_not_tried_again() -> None:
+    seen = Transfer([])
+    error = libvirt.libvirtError("aborted")
+    error.err = (libvirt.VIR_ERR_OPERATION_ABORTED, 10, "aborted", 2, None, None, None, -1, -1)
+    seen.fail(error)
+    assert seen.ending == "cancelled" and seen.error is not None and not seen.error.retryable
