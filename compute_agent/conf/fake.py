@@ -33,8 +33,8 @@ OPTIONS = [
             cfg.StrOpt(
                 "hosts_path",
                 help="Directory in which the fake hosts of one machine have their ledgers, HOST.ledger, so "
-                "that agents in different processes can move guests to each other. Each host's ledger is there "
-                "unless the option above names another. Default: guests move within a process only.",
+                "that agents in different processes can move guests to each other. Each host's ledger is "
+                "there unless the option above names another. Default: guests move within a process only.",
             ),
             cfg.FloatOpt(
                 "transfer_time",

@@ -256,8 +256,8 @@ class Migrate(OnInstance, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ReceiveMigration(Made, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the agent at a destination asks of itself when the source's has asked it to prepare.
 
-    ``source_info``: what decides whether the source's guests can run here. ``runs``: the guest ran. ``data``: what
-    the drivers of both ends have agreed on before.
+    ``source_info``: what decides whether the source's guests can run here. ``runs``: the guest ran. ``data``:
+    what the drivers of both ends have agreed on before.
     """
 
     migration_id: Uuid
@@ -394,4 +394,4 @@ VERBS: dict[str, type[Arguments]] = {
 """Every verb and the type of its arguments."""
 
 PEER_VERBS: dict[str, type[Arguments]] = {"receive_migration": ReceiveMigration}
-"""Verbs that an agent asks of itself for its peers. They are journalled as all others; nobody can send one."""
+"""Verbs that an agent asks of itself for its peers. They are journalled as all others; nobody sends one."""
