@@ -49,10 +49,10 @@ def keep_good_values(conf: cfg.ConfigOpts) -> None:
 
 
 def _unknown(conf: cfg.ConfigOpts) -> Iterator[str]:
-    ours = {
-        group.name if isinstance(group, cfg.OptGroup) else "DEFAULT": {option.name for option in options}
-        for group, options in registered()
-    }
+    ours: dict[str, set[str]] = {}
+    for group, options in registered():  # a group may have its options in several modules
+        name = group.name if isinstance(group, cfg.OptGroup) else "DEFAULT"
+        ours.setdefault(name, set()).update(option.name for option in options)
     ours.pop("DEFAULT")  # other libraries have options there
     known = {"DEFAULT", *conf._groups}
     for path in conf.config_file or ():

@@ -47,10 +47,10 @@ def served(
     web: WebServer,
     place: pathlib.Path,
 ) -> Iterator[Served]:
-    """An agent with real guests, whose disks are copied at 2 MiB a second."""
+    """An agent with real guests, whose disks are copied at 1 MiB a second."""
     sections: dict[str, dict[str, object]] = {
         "images": {"allowed_destinations": [f"file://{place}/", f"{web.root}/public/"]},
-        "libvirt": {"snapshot_bandwidth_mb": 2},
+        "libvirt": {"snapshot_bandwidth_mb": 1},
     }
     with serving(request, broker, hypervisor, sections=sections) as one:
         yield one

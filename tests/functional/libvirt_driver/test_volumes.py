@@ -159,6 +159,7 @@ def local(place: pathlib.Path, volume_id: str, size: int = 16 * MIB, **data: Any
     }
 
 
+@pytest.mark.long
 def test_volumes_come_and_go_on_a_running_and_on_a_stopped_guest(
     watched: Watched, linux: Callable[..., Instance], served: Callable[..., Any], place: pathlib.Path
 ) -> None:
@@ -493,6 +494,7 @@ def test_a_file_grows_on_a_running_guest_and_on_one_that_is_encrypted(
 # --- snapshots ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_snapshot_of_a_volume_is_taken_and_merged_again(
     watched: Watched, linux: Callable[..., Instance], place: pathlib.Path
 ) -> None:
