@@ -122,6 +122,14 @@ class ForkedAgent(Agent):
         """Arm points; what was passed before is forgotten."""
         self.ask(arm=text)
 
+    def disarm(self) -> list[str]:
+        """Disarm all points; return what was passed since it was asked last, nothing if it has ended."""
+        try:
+            return self.ask(arm="")
+        except (OSError, ValueError):
+            self.wait_end()
+            return []
+
     def settle(self, timeout: float = 30.0) -> list[str]:
         """Wait until it is idle; return the points that were passed since it was asked last."""
         passed: list[str] = []

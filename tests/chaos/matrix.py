@@ -137,11 +137,13 @@ class Matrix:
         passed = bench.agent.passes(
             point.name, point.nth, REACHED_S, lambda: bench.has_ended(operation, subject.mark)
         )
-        hit = not bench.agent.running or passed.count(point.name) >= point.nth
+        hit = self._is_hit(bench, case, passed)
         if hit and not case.ends_by_itself:
             self._crash(bench, case)
         end = bench.end_of(operation, subject.mark)
-        passed += bench.agent.ask(arm="")
+        passed += bench.agent.disarm()
+        if not hit and not case.ends_by_itself and self._is_hit(bench, case, passed):
+            self._crash(bench, case)  # by a commit of its own, which the verb had no part in
         if self.scenario.follows:
             bench.agent.settle()
         if hit:
@@ -151,6 +153,9 @@ class Matrix:
         if verdict.faults:
             verdict.evidence = bench.agent.evidence()
         return hit
+
+    def _is_hit(self, bench: Bench, case: Case, passed: list[str]) -> bool:
+        return not bench.agent.running or passed.count(case.point.name) >= case.point.nth
 
     def _crash(self, bench: Bench, case: Case) -> None:
         """Let the agent be killed, or kill it where it hangs, and start it again."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid as uuids
 from collections.abc import Callable
 
@@ -36,15 +35,13 @@ def boot(fresh_hypervisor: Hypervisor) -> Boot:
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-def test_a_guest_greets_on_its_console_and_is_destroyed_within_a_second(boot: Boot, machine: str) -> None:
+def test_a_guest_greets_on_its_console_and_is_destroyed(boot: Boot, machine: str) -> None:
     guest = boot(Guestware(greeting="I am here"), machine=machine)
     guest.wait_console("I am here")
     pid = guest.qemu_pid
     assert pid is not None
-    began = time.monotonic()
     with guest.domain() as running:
         running.destroy()
-    assert time.monotonic() - began < 1
     assert not is_alive(pid)
     assert guest.state == "shutoff"
 

@@ -108,4 +108,4 @@ def test_waiting_for_what_does_not_come_ends_at_its_deadline_with_the_evidence()
     began = time.monotonic()
     with pytest.raises(RigTimeoutError, match=r"(?s)the moon did not come about.*what was seen"):
         wait_until(lambda: None, 0.2, "the moon", lambda: "what was seen")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10

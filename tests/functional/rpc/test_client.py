@@ -161,7 +161,7 @@ def test_silence_ends_in_time(api: ComputeAPI, stub: StubAgent) -> None:
     began = time.monotonic()
     with pytest.raises(NoAnswer):
         api.ping()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < DEADLINE_S
 
 
 def test_without_a_broker_everything_fails_in_time(broker: Broker) -> None:
@@ -173,7 +173,7 @@ def test_without_a_broker_everything_fails_in_time(broker: Broker) -> None:
             api.power_on(instance_uuid=INSTANCE)
         with pytest.raises(BrokerUnavailable):
             api.ping()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < DEADLINE_S
 
 
 def test_calls_go_on_after_the_brokers_restart(api: ComputeAPI, stub: StubAgent, broker: Broker) -> None:

@@ -91,7 +91,7 @@ def test_a_reply_to_nobody_is_dropped_at_once_with_one_line(
     caplog.set_level(logging.INFO)
     began = time.monotonic()
     assert not replier.reply("reply_gone", "1", result={})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert len([record for record in caplog.records if "reply_gone" in record.getMessage()]) == 1
 
 
