@@ -8,36 +8,26 @@ when it is closed.
 from __future__ import annotations
 
 import os
-import pathlib
 import subprocess
 from typing import Any, Self
 
-from tests.rig import scratch
-from tests.rig.part import Part
 from tests.rig.ports import free_port
-from tests.rig.process import Process, RigError, Supervisor, tool, wait_until
+from tests.rig.process import RigError, tool
+from tests.rig.volumeserver import MIB, VolumeServer
 
-_READY_S = 30.0
 _PACKAGE = "tgt"
-MIB = 2**20
 
 
-class IscsiServer(Part):
+class IscsiServer(VolumeServer):
     """A target with one volume of `size` bytes. password: who logs in has to know it (CHAP)."""
 
     iqn = "iqn.2025-01.org.compute-agent.rig:volume"
     username = "rig"
 
     def __init__(self, size: int = 16 * MIB, *, password: str | None = None) -> None:
-        self.scratch = scratch.make()
-        self.file = self.scratch / "volume"
-        with self.file.open("wb") as file:
-            file.truncate(size)
+        super().__init__(size)
         self.port = free_port()
         self.password = password
-        self._supervisor = Supervisor()
-        self._process: Process | None = None
-        self._started = False
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -57,14 +47,8 @@ class IscsiServer(Part):
 
     def start(self) -> Self:
         """Serve; again on the same port, if it did before."""
-        if not self._started:
-            self._supervisor.start()
-            self._started = True
         command = [tool("tgtd", _PACKAGE), "-f", "-C", "0", "--iscsi", f"portal=127.0.0.1:{self.port}"]
-        self._process = self._supervisor.run(
-            command, env=self._environment, log=self.scratch / "log", cwd=self.scratch
-        )
-        wait_until(self._answers, _READY_S, "tgtd's readiness", self.evidence)
+        self._serve(command, self._environment)
         self._configure()
         return self
 
@@ -73,8 +57,6 @@ class IscsiServer(Part):
         return {**os.environ, "TGT_IPC_SOCKET": str(self.scratch / "tgtd")}
 
     def _answers(self) -> bool:
-        if self._process is None or not self._process.running:
-            raise RigError(f"tgtd ended\n{self.evidence()}")
         return self._admin("--op", "show", "--mode", "target").returncode == 0
 
     def _configure(self) -> None:
@@ -95,31 +77,3 @@ class IscsiServer(Part):
         done = self._admin(*arguments)
         if done.returncode:
             raise RigError(f"tgtadm {' '.join(arguments)}: {done.stdout}{done.stderr}")
-
-    def stop(self) -> None:
-        """Go away, as a server does that crashes."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    def extend(self, size: int) -> None:
-        """Grow to `size` bytes. Initiators are cut off, and come back by themselves."""
-        self.stop()
-        with self.file.open("r+b") as file:
-            file.truncate(size)
-        self.start()
-
-    def contents(self) -> bytes:
-        """All that was written to it."""
-        return pathlib.Path(self.file).read_bytes()
-
-    def evidence(self) -> str:
-        """What the server said."""
-        return self._process.log_text() if self._process else "it is not running"
-
-    def close(self) -> None:
-        """End it and remove its file."""
-        self.stop()
-        if self._started:
-            self._supervisor.stop()
-        scratch.remove(self.scratch)

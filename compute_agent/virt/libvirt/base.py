@@ -18,6 +18,7 @@ from compute_agent.virt.driver import ComputeDriver
 from compute_agent.virt.images.cache import ImageCache
 from compute_agent.virt.libvirt import guest
 from compute_agent.virt.libvirt.blockjobs import BlockJobs
+from compute_agent.virt.libvirt.designer import DirectBoot
 from compute_agent.virt.libvirt.events import Relay
 from compute_agent.virt.libvirt.facts import HostFacts, Settings
 from compute_agent.virt.libvirt.host import Host
@@ -104,6 +105,14 @@ class LibvirtBase(ComputeDriver):
 
     def _paths(self, instance: Instance) -> InstancePaths:
         return InstancePaths(self._instances_path, instance.uuid)
+
+    def _direct_boot(self, instance: Instance) -> DirectBoot | None:
+        """Return the files of a direct boot, fetched if they are not here; None if it boots a disk."""
+        if instance.kernel is None:
+            return None
+        ramdisk = instance.ramdisk and self._images.ensure_file(instance.ramdisk)
+        kernel = self._images.ensure_file(instance.kernel)
+        return DirectBoot(kernel=kernel, ramdisk=ramdisk or None, cmdline=instance.cmdline)
 
     def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function``, which touches files, in a native thread.

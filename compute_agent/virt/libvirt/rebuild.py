@@ -130,7 +130,7 @@ class Rebuild(Renewal):
 
     def _fetch(self) -> None:
         self._maker.fetch(disk for disk in self._maker.wanted() if self._is_renewed(disk))
-        self._boot()
+        self._driver._direct_boot(self._instance)
 
     def _image_detail(self) -> Mapping[str, Any]:
         return self._maker.fetch_detail(disk for disk in self._maker.wanted() if self._is_renewed(disk))
@@ -322,7 +322,7 @@ class Rebuild(Renewal):
             self._start()
 
     def _define_new(self) -> None:
-        self._define(self._design(self._own_disks(), self._boot()))
+        self._define(self._design(self._own_disks(), self._driver._direct_boot(self._instance)))
 
     def _define_old(self) -> None:
         if not self._made_by_us(self._definition()):

@@ -73,15 +73,6 @@ class Renewal:
         found = None if definition is None else metadata.read(definition)
         return found is not None and found.operation_id == self._token
 
-    def _boot(self) -> DirectBoot | None:
-        """Return the files of the instance's direct boot, fetched if they are not here."""
-        instance = self._instance
-        if instance.kernel is None:
-            return None
-        ramdisk = instance.ramdisk and self._driver._images.ensure_file(instance.ramdisk)
-        kernel = self._driver._images.ensure_file(instance.kernel)
-        return DirectBoot(kernel=kernel, ramdisk=ramdisk or None, cmdline=instance.cmdline)
-
     def _own_disks(self) -> list[GuestDisk]:
         """Return the disks that the instance has when it runs as itself."""
         return self._driver._on_disk(disks.of, self._instance, self._paths, self._driver._settings())

@@ -120,7 +120,7 @@ class _Rescue(Renewal):
 
     def _define_rescued(self) -> None:
         how = self._driver._on_disk(files.read_note, self._paths, RESCUED, Rescued) or Rescued(direct=False)
-        boot = self._boot() if how.direct else None
+        boot = self._driver._direct_boot(self._instance) if how.direct else None
         self._define(self._design(self._rescue_disks(how), boot))
 
     def _rescue_disks(self, how: Rescued) -> list[GuestDisk]:
@@ -146,7 +146,7 @@ class _Rescue(Renewal):
 
     def _put_back(self) -> None:
         """Give the guest its own definition again."""
-        self._define(self._design(self._own_disks(), self._boot()))
+        self._define(self._design(self._own_disks(), self._driver._direct_boot(self._instance)))
 
 
 class Rescue(_Rescue):
@@ -204,7 +204,7 @@ class Rescue(_Rescue):
         assert self._image is not None
         self._cached = self._driver._images.ensure(self._image)
         if self._how().direct:
-            self._boot()
+            self._driver._direct_boot(self._instance)
 
     def _image_detail(self) -> Mapping[str, Any]:
         assert self._image is not None
@@ -284,7 +284,7 @@ class Unrescue(_Rescue):
     def _check(self) -> None:
         self._rescued()
         self._check_own()
-        self._design(self._own_disks(), self._boot())
+        self._design(self._own_disks(), self._driver._direct_boot(self._instance))
 
     def _begun(self) -> bool:
         return self._noted(UNRESCUE) is not None

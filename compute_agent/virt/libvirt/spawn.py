@@ -35,6 +35,7 @@ from compute_agent.virt.libvirt import (
     fencing,
     files,
     guest,
+    local_disks,
     metadata,
     networks,
     room,
@@ -138,7 +139,11 @@ class Spawn:
     def _check_host(self, cpus: int) -> None:
         """In a native thread."""
         networks.check(self._vifs)
-        room.check(self._instance.flavor, cpus, self._paths.instances_path)
+        try:
+            needed: int | None = local_disks.promised_bytes(self._instance)
+        except errors.ComputeError:
+            needed = None  # the check of the disks tells what is wrong with them
+        room.check(self._instance.flavor, cpus, self._paths.instances_path, needed)
 
     def _check_unused(self) -> None:
         taken = self._driver._host.ask(admission.who_has, self._uuid, self._instance.name)
@@ -173,16 +178,7 @@ class Spawn:
         return self._maker.fetch_detail(self._wanted_disks())
 
     def _fetch_kernel(self) -> None:
-        self._boot()
-
-    def _boot(self) -> DirectBoot | None:
-        """Return the files of a direct boot, fetched if they are not here."""
-        instance = self._instance
-        if instance.kernel is None:
-            return None
-        ramdisk = instance.ramdisk and self._driver._images.ensure_file(instance.ramdisk)
-        kernel = self._driver._images.ensure_file(instance.kernel)
-        return DirectBoot(kernel=kernel, ramdisk=ramdisk or None, cmdline=instance.cmdline)
+        self._driver._direct_boot(self._instance)
 
     def _make_directory(self) -> None:
         self._driver._on_disk(self._write_notes)
@@ -243,7 +239,7 @@ class Spawn:
     # --- the domain --------------------------------------------------------------------------------
 
     def _define(self) -> None:
-        xml = self._design(self._boot(), self._token)
+        xml = self._design(self._driver._direct_boot(self._instance), self._token)
         try:
             self._driver._host.act(_define, xml)
         except errors.HypervisorError:
