@@ -213,7 +213,7 @@ class Agent(Part):
         """SIGKILL, and wait for its end."""
         self.process.kill()
 
-    def wait_end(self, timeout: float = 30.0) -> int:
+    def wait_end(self, timeout: float = 60.0) -> int:
         """Wait until it has ended by itself; its exit status."""
         return self.process.wait(timeout)
 

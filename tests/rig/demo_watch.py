@@ -40,7 +40,7 @@ class EventWatch:
         """Begin to show."""
         self._thread.start()
 
-    def wait_shown(self, count: int, timeout: float = 10.0) -> None:
+    def wait_shown(self, count: int, timeout: float = 60.0) -> None:
         """Wait until the first `count` events that came were shown."""
         wait_until(lambda: self.shown >= count, timeout, "the events on the screen")
 

@@ -91,12 +91,12 @@ class Pinger:
                 number, sent = self._sent.pop(short)
                 self.answers.append(Answer(number, sent, time.monotonic()))
 
-    def wait_answer(self, timeout: float = 30.0) -> None:
+    def wait_answer(self, timeout: float = 60.0) -> None:
         """Wait for an answer to come from now on."""
         before = len(self.answers)
         wait_until(lambda: len(self.answers) > before, timeout, f"an answer of {self.address}")
 
-    def wait_silence(self, seconds: float = 1.0, timeout: float = 30.0) -> None:
+    def wait_silence(self, seconds: float = 1.0, timeout: float = 60.0) -> None:
         """Wait until no answer has come for so long."""
         began = time.monotonic()
         wait_until(lambda: self._silent_since(began) >= seconds, timeout, f"the silence of {self.address}")
@@ -118,7 +118,7 @@ def _checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def answers(address: str, timeout: float = 30.0) -> bool:
+def answers(address: str, timeout: float = 60.0) -> bool:
     """Whether an address answers a ping within so many seconds."""
     with Pinger(address, 0.1) as pinger:
         try:

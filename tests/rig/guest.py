@@ -98,7 +98,7 @@ class Guest:
         """What it wrote to its serial port so far."""
         return read_text(self.console_path)
 
-    def wait_console(self, text: str, timeout: float = 20.0) -> str:
+    def wait_console(self, text: str, timeout: float = 60.0) -> str:
         """Wait until its serial port has said `text`; all that it said."""
         path = self.console_path
         wait_until(
@@ -106,7 +106,7 @@ class Guest:
         )
         return read_text(path)
 
-    def wait_state(self, state: str, timeout: float = 20.0) -> None:
+    def wait_state(self, state: str, timeout: float = 60.0) -> None:
         """Wait until libvirt says it is in this state."""
         wait_until(lambda: self.state == state, timeout, f"{self.uuid} {state}", lambda: self.state)
 

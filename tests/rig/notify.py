@@ -59,7 +59,7 @@ class NotifySocket:
         """Start over, as for a daemon that is started again."""
         self.messages = []
 
-    def wait_status(self, part: str, timeout: float = 10.0) -> str:
+    def wait_status(self, part: str, timeout: float = 60.0) -> str:
         """The first status that contains `part`."""
         return wait_until(
             lambda: next((status for status in self.values("STATUS") if part in status), None),

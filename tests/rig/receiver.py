@@ -143,7 +143,7 @@ class Receiver(Part):
         self,
         predicate: Callable[[Payload], bool] | None = None,
         *,
-        timeout: float = 10.0,
+        timeout: float = 60.0,
         since: int = 0,
         **fields: object,
     ) -> Payload:
@@ -164,18 +164,18 @@ class Receiver(Part):
                 self._news.wait(left)
         raise RigTimeoutError(f"no event with {fields} came within {timeout} s\n{self.evidence()}")
 
-    def end_of(self, operation_id: str, timeout: float = 30.0) -> Payload:
+    def end_of(self, operation_id: str, timeout: float = 60.0) -> Payload:
         """The event that ends an operation, whichever way."""
         return self.wait_for(lambda event: event["type"] in ENDS, operation_id=operation_id, timeout=timeout)
 
-    def succeeded(self, operation_id: str, timeout: float = 30.0) -> Payload:
+    def succeeded(self, operation_id: str, timeout: float = 60.0) -> Payload:
         """The `operation.succeeded` of an operation. Raises RigError at once if it ends otherwise."""
         event = self.end_of(operation_id, timeout)
         if event["type"] != "operation.succeeded":
             raise RigError(f"operation {operation_id} ended {event['type']}: {event['data'].get('error')}")
         return event
 
-    def failed(self, operation_id: str, timeout: float = 30.0) -> Payload:
+    def failed(self, operation_id: str, timeout: float = 60.0) -> Payload:
         """The `operation.failed` of an operation. Raises RigError at once if it ends otherwise."""
         event = self.end_of(operation_id, timeout)
         if event["type"] != "operation.failed":
