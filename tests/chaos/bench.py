@@ -74,6 +74,7 @@ class Bench(contextlib.AbstractContextManager["Bench"]):
         self.to = Sender(ground.broker.transport_url, self.agent.host)
         self.world = ground.world(self.agent)
         self._awake = 0
+        self._sockets = 0
         self._looked_to = 0
         self._last_seq: int | None = None
         self._ends: Counter[str] = Counter()
@@ -141,8 +142,14 @@ class Bench(contextlib.AbstractContextManager["Bench"]):
             self.world.left_of(uuid or ""),
             None if found is None else str(found["state"]),
             self.agent.pid,
-            self.agent.kinds_of_files(),
+            self._open_files(),
         )
+
+    def _open_files(self) -> Counter[str]:
+        """Return what the agent keeps open. It may just have hung up on a broker that refused an event."""
+        found = self.agent.kinds_of_files()
+        self._sockets = found["socket"] = max(self._sockets, found["socket"])
+        return found
 
     def _subject(self, scenario: Scenario) -> tuple[str | None, dict[str, Any]]:
         if scenario.about == "host":
