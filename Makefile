@@ -22,7 +22,7 @@ REAL_LAYERS = $(wildcard tests/functional tests/lab tests/chaos)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help packages venv demo test test-unit test-functional test-lab test-chaos chaos bench \
+.PHONY: help packages venv demo test test-unit test-functional test-lab test-chaos chaos bench bench-migration \
 	lint lint-only format generate clean dist
 
 help: ## Show this list
@@ -64,6 +64,9 @@ chaos: $(INSTALLED) ## Crash at every point (ARGS=spawn for one verb)
 
 bench: $(INSTALLED) ## Measure against the floor, interleaved
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-migration: $(INSTALLED) ## Live migration beside libvirt's own call, interleaved (ARGS=--own-storage)
+	$(BIN)/python -m tests.lab.measure $(ARGS)
 
 lint: $(INSTALLED) lint-only ## Style, format, types, layers, generated files
 

@@ -17,6 +17,7 @@ from compute_agent import concurrency, failpoints, notify
 from compute_agent.conf import CONF
 from compute_agent.events.publisher import Publisher
 from compute_agent.manager import TABLE
+from compute_agent.manager.confirming import Confirmer
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.manager.handshaking import Handshaking
 from compute_agent.manager.housekeeping import Housekeeper
@@ -76,7 +77,7 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
         self.monitor = concurrency.HubMonitor()
         self.timekeeper = Timekeeper(self.manager)
         self.housekeeper = Housekeeper(self.manager, self.timekeeper)
-        self.reclaimer = Reclaimer(self.manager)
+        self.overdue = (Reclaimer(self.manager), Confirmer(self.manager))
         self.reporter = Reporter(self.manager, self.publisher, self.monitor)
         self.server = Server(self.transport, self.manager)
         self.ownership = ownership.Ownership(self.transport, self.manager.identity)
@@ -197,7 +198,8 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             notify.status(f"waiting for the broker: {self.server.consumer.problem}")
         concurrency.spawn(self._age_out)
         self.housekeeper.start()
-        self.reclaimer.start()
+        for one in self.overdue:
+            one.start()
         concurrency.spawn(self._keep_watch)
         identity = self.manager.identity
         LOG.info(

@@ -58,6 +58,8 @@ class Work:
     :param on_change: told when the step or the progress changed
     :ivar failed_at: the step, if any, in which an error came up first
     :ivar left_behind: the steps that could not be undone
+    :ivar causes: lifecycle events that it causes besides those of its verb
+    :ivar findings: what the operation's record has as its result while it runs, and also if it fails
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Work:
         self.attempts = attempts
         self.cancel_requested = self._cancel = concurrency.Event()
         self.left_behind: list[str] = []
+        self.findings: dict[str, Any] | None = None
+        self.causes: frozenset[str] = frozenset()
         self.failed_at: str | None = None
         self.step: str | None = None
         self.progress: Progress | None = None

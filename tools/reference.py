@@ -156,6 +156,7 @@ RECOVERY = {
 
 def _verb_row(verb: Verb) -> tuple[str, ...]:
     lane = verb.lane.value + (", first cancels what is queued or running" if verb.preempts else "")
+    lane += ", which goes on once it has begun" if verb.detached else ""
     return (
         f"[`{verb.name}`](#{verb.name})",
         lane,

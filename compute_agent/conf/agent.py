@@ -77,6 +77,14 @@ OPTIONS = [
                 mutable=True,
                 help="How many live migrations run at once.",
             ),
+            cfg.IntOpt(
+                "max_concurrent_cold_migrations",
+                default=2,
+                min=1,
+                max=100,
+                mutable=True,
+                help="How many cold migrations and resizes run at once.",
+            ),
             cfg.StrOpt(
                 "on_host_boot",
                 default="leave",
@@ -94,6 +102,15 @@ OPTIONS = [
                 mutable=True,
                 help="Seconds after which a soft-deleted instance is destroyed, counted while the host is "
                 "up. 0: it stays until destroy or restore.",
+            ),
+            cfg.IntOpt(
+                "resize_confirm_window",
+                default=0,
+                min=0,
+                mutable=True,
+                help="Seconds after which a cold migration or a resize is confirmed by the agent of the "
+                "destination, counted while the host is up. 0: it stays resized until confirm_migration "
+                "or revert_migration.",
             ),
             cfg.FloatOpt(
                 "report_interval",

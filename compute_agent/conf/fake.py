@@ -40,7 +40,7 @@ OPTIONS = [
                 "transfer_time",
                 default=0.0,
                 min=0,
-                help="Seconds that a live migration of a fake guest takes.",
+                help="Seconds that a migration of a fake guest takes, live or cold.",
             ),
             cfg.FloatOpt(
                 "poll_interval",

@@ -14,6 +14,13 @@ OPTIONS = [
                 default=False,
                 help="Whether host_power_action may reboot or switch off the host.",
             ),
+            cfg.FloatOpt(
+                "placement_timeout",
+                default=600.0,
+                min=1,
+                mutable=True,
+                help="Seconds for which a drain waits for a host for a guest, after host.placement_needed.",
+            ),
             cfg.IntOpt(
                 "reserved_memory_mb", default=512, min=0, mutable=True, help="MiB kept back for the host."
             ),

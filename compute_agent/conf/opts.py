@@ -5,6 +5,7 @@ from oslo_config import cfg
 
 from compute_agent.conf import (
     agent,
+    cold_migration,
     configdrive,
     consoles,
     disks,
@@ -25,6 +26,7 @@ MODULES = (
     disks,
     libvirt,
     live_migration,
+    cold_migration,
     images,
     volumes,
     consoles,

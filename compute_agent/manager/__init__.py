@@ -9,7 +9,9 @@ from collections.abc import Mapping
 
 from compute_agent.manager import (
     adoption,
+    confirming,
     control,
+    draining,
     guest,
     host,
     lifecycle,
@@ -30,9 +32,11 @@ TABLE: Mapping[str, Verb] = table(
     snapshots,
     network,
     migration,
+    confirming,
     guest,
     adoption,
     control,
     host,
+    draining,
 )
 """Every verb of the interface."""

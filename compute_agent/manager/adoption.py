@@ -16,7 +16,7 @@ from compute_agent.model.instance import Instance, InstanceRecord
 from compute_agent.model.operation import Lane
 from compute_agent.model.states import FOLLOWED, InstanceState
 from compute_agent.operations.verbs import Job, Outcome, verb
-from compute_agent.store import instances, journal
+from compute_agent.store import handshakes, instances, journal
 from compute_agent.store.database import Transaction
 from compute_agent.virt.info import Description, InstanceInfo
 
@@ -104,4 +104,5 @@ def list_orphans(manager: Manager, kind: str | None = None) -> list[dict[str, An
 
 def _known(tx: Transaction) -> set[str]:
     on_record = {record.uuid for record in instances.every(tx)}
+    on_record |= {record.instance_uuid for record in handshakes.holding(tx)}
     return on_record | {operation.instance_uuid for operation in journal.live(tx) if operation.instance_uuid}

@@ -32,22 +32,24 @@ def set_host_enabled(manager: Manager, job: Job) -> Outcome:
 
 def disable(manager: Manager, owner: str, reason: str, operation_id: str | None = None) -> None:
     """Keep ``owner``'s reason against new guests, and tell it when it is new."""
+    manager.store.insist(lambda tx: object_in(tx, owner, reason, operation_id))
 
-    def write(tx: Transaction) -> None:
-        if host_store.object_to_guests(tx, owner, reason):
-            _tell(tx, EventType.HOST_DISABLED, owner, reason, operation_id)
 
-    manager.store.insist(write)
+def object_in(tx: Transaction, owner: str, reason: str, operation_id: str | None = None) -> None:
+    """As :func:`disable`, in a transaction that does more."""
+    if host_store.object_to_guests(tx, owner, reason):
+        _tell(tx, EventType.HOST_DISABLED, owner, reason, operation_id)
 
 
 def enable(manager: Manager, owner: str, operation_id: str | None = None) -> None:
     """Strike ``owner``'s reason, and tell it when there was one."""
+    manager.store.insist(lambda tx: lift_in(tx, owner, operation_id))
 
-    def write(tx: Transaction) -> None:
-        if host_store.lift_objection(tx, owner):
-            _tell(tx, EventType.HOST_ENABLED, owner, None, operation_id)
 
-    manager.store.insist(write)
+def lift_in(tx: Transaction, owner: str, operation_id: str | None = None) -> None:
+    """As :func:`enable`, in a transaction that does more."""
+    if host_store.lift_objection(tx, owner):
+        _tell(tx, EventType.HOST_ENABLED, owner, None, operation_id)
 
 
 def _tell(tx: Transaction, kind: EventType, owner: str, reason: str | None, operation_id: str | None) -> None:
@@ -59,12 +61,6 @@ def _tell(tx: Transaction, kind: EventType, owner: str, reason: str | None, oper
         cause=Cause.OPERATION if operation_id else Cause.HOST,
         data={"owner": owner, "reason": reason, "reasons": left, "enabled": not left},
     )
-
-
-@verb("host_maintenance_mode", lane=Lane.HOST, probe="no guest is left")
-def host_maintenance_mode(manager: Manager, job: Job) -> Outcome:
-    """Move every guest away, or take guests again."""
-    raise errors.UnsupportedOperation("host_maintenance_mode is not offered by this release")
 
 
 @verb(

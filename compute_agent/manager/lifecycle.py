@@ -3,7 +3,7 @@
 
 import msgspec
 
-from compute_agent.manager import reclaim
+from compute_agent.manager import confirming, reclaim
 from compute_agent.manager.manager import Manager, block_device_info, request_context
 from compute_agent.model import arguments, errors
 from compute_agent.model.block_device import SourceType
@@ -95,6 +95,7 @@ def destroy(manager: Manager, job: Job) -> Outcome:
         block_device_info(instance),
         destroy_disks=job.arguments.destroy_disks,
     )
+    confirming.give_up_return(manager, job)
     if job.arguments.destroy_disks and manager.driver.instance_on_disk(instance):
         kept = "its files stay: they belong to another host or to a later placement"
         return Outcome({"warning": kept, "files_kept": True}, gone=True)

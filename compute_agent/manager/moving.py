@@ -18,6 +18,7 @@ from compute_agent.model import errors
 from compute_agent.model.arguments import ReceiveMigration
 from compute_agent.model.handshake import Do, Fact, Input, Kind
 from compute_agent.model.instance import Instance
+from compute_agent.model.operation import Progress
 from compute_agent.store import instances
 from compute_agent.store.handshakes import HandshakeRecord
 from compute_agent.virt.info import LiveMigrateData
@@ -40,9 +41,13 @@ class End:
     :param give: takes what happens here by itself
     :ivar record: the handshake; its owner keeps it up to date
     :ivar problem: why the guest is not moved, as far as it is known here
+    :ivar attempt: to send disks, by the source; at the destination the one that it was asked for last
+    :ivar progress: how far the transfer is, where the agent itself makes it
     """
 
     at_source = False
+    action_s = ACTION_S
+    progress: Progress | None = None
 
     def __init__(self, manager: Manager, record: HandshakeRecord, give: Given) -> None:
         self.manager = manager
@@ -50,6 +55,7 @@ class End:
         self.record = record
         self.give = give
         self.problem: errors.ComputeError | None = None
+        self.attempt = record.attempt
 
     @property
     def instance(self) -> Instance:
@@ -64,23 +70,42 @@ class End:
     @property
     def data(self) -> LiveMigrateData:
         """What the drivers have agreed on."""
-        return _agreed(self.record.data)
+        return agreed(self.record.data)
 
     def work(self, seconds: float | None) -> contextlib.AbstractContextManager[Any]:
         """Let the driver work for the migration, for so many seconds."""
+        return steps.working(self.work_of(seconds))
+
+    def work_of(self, seconds: float | None) -> steps.Work:
+        """Return what the driver works with for the migration, for so many seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         about = self.record
-        return steps.working(
-            steps.Work(about.migration_id, "migrate", about.instance_uuid, deadline=deadline)
-        )
+        return steps.Work(about.migration_id, "migrate", about.instance_uuid, deadline=deadline)
 
     def act(self, action: Do) -> None:
         """Do ``action``.
 
         :raises ComputeError: if it did not succeed
         """
-        with self.work(ACTION_S):
+        with self.work(self.action_s):
             getattr(self, action.name.lower())()
+
+    def let_run(self, make: Callable[[bool], object]) -> None:
+        """Have a guest that was off be here again, and run if it did; if it can't run, have it here all the
+        same: who has it may do something about it.
+
+        :param make: given whether to start it
+        """
+        try:
+            make(self.record.runs)
+        except (errors.HypervisorUnavailable, errors.Timeout):
+            raise
+        except errors.ComputeError as error:
+            if not self.record.runs:
+                raise
+            LOG.warning("migration %s: the guest can't be started: %s", self.record.migration_id, error)
+            make(False)
+            self.problem = self.problem or error
 
     def look(self) -> Fact:
         """Return what there is of the guest; ``UNKNOWN`` where that can't be found out."""
@@ -109,7 +134,7 @@ class Source(End):
 
         :raises ComputeError: if it may not go
         """
-        instance, theirs = self.instance, _agreed(data)
+        instance, theirs = self.instance, agreed(data)
         with self.work(ACTION_S):
             found = self.driver.check_can_live_migrate_source(
                 request_context(), instance, theirs, block_device_info(instance)
@@ -142,8 +167,12 @@ class Source(End):
             LOG.exception("migration %s: the transfer failed", self.record.migration_id)
             self.problem = self.problem or errors.unexpected(error)
         finally:
-            self.transferring = False
-            self.give(Input.TICK)
+            self._ended()
+
+    def _ended(self) -> None:
+        """The transfer is over, however that was."""
+        self.transferring = False
+        self.give(Input.TICK)
 
     def abort_job(self) -> None:
         """Stop the transfer, if there is one that can be stopped."""
@@ -211,6 +240,7 @@ class Destination(End):
             bool(self.record.data.get("block_migration")),
             block_device_info(instance),
         )
+        forget_check(self.manager, self.record.data)  # that of a request which was repeated
 
     def clean(self) -> None:
         """Remove what was made for the guest, and what arrived of it."""
@@ -223,9 +253,10 @@ class Destination(End):
             True,
             self.data if self.record.data else None,
         )
+        forget_check(self.manager, self.record.data)
 
 
-def _agreed(data: Mapping[str, Any]) -> LiveMigrateData:
+def agreed(data: Mapping[str, Any]) -> LiveMigrateData:
     """Return what another host's agent sent, by its type.
 
     :raises InvalidArguments: if it is not of that
@@ -261,7 +292,12 @@ def check_destination(manager: Manager, asked: ReceiveMigration) -> dict[str, An
     return dict(msgspec.to_builtins(data))
 
 
-def forget_check(manager: Manager, data: Mapping[str, Any]) -> None:
-    """Remove what a check has left, as far as that can be done."""
-    with contextlib.suppress(errors.ComputeError, concurrency.TimedOut):
-        manager.driver.cleanup_live_migration_destination_check(request_context(), _agreed(data))
+def forget_check(manager: Manager, data: Mapping[str, Any], migration_id: str | None = None) -> None:
+    """Remove what a check has left, as far as that can be done.
+
+    :param migration_id: finds it where the check's answer was lost
+    """
+    work = steps.Work(migration_id, "migrate", deadline=time.monotonic() + ACTION_S)
+    with contextlib.suppress(errors.ComputeError, concurrency.TimedOut), steps.working(work):
+        known = agreed({"instance_uuid": "", **data})
+        manager.driver.cleanup_live_migration_destination_check(request_context(), known)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noting what the hypervisor shows: the record's power state and its event, in one commit."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -8,15 +9,16 @@ from typing import Any
 
 import msgspec
 
-from compute_agent import steps
+from compute_agent import concurrency, steps
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause, EventType
+from compute_agent.model.handshake import Fact, Kind
 from compute_agent.model.instance import InstanceRecord
-from compute_agent.model.states import PowerState, follow
+from compute_agent.model.states import InstanceState, PowerState, follow
 from compute_agent.operations import telling
 from compute_agent.operations.engine import Entry
-from compute_agent.store import instances, outbox
+from compute_agent.store import handshakes, instances, outbox
 from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event
 
@@ -114,6 +116,18 @@ def differs(record: InstanceRecord, seen: PowerState) -> bool:
     return seen not in (record.power_state, PowerState.NOSTATE) and not both_off
 
 
+def _has_left(manager: Manager, record: InstanceRecord) -> bool:
+    """Return whether a guest is off because it went to another host while it ran."""
+    if record.moved_to is not None:
+        return True
+    known = manager.store.read(lambda tx: handshakes.of_instance(tx, record.uuid))
+    if record.state is not InstanceState.MIGRATING or known is None or known.kind is Kind.COLD:
+        return False
+    with contextlib.suppress(errors.ComputeError, concurrency.TimedOut):
+        return manager.driver.see_migration(record.instance, True) is Fact.MOVED
+    return False
+
+
 def note_difference(
     manager: Manager,
     record: InstanceRecord,
@@ -132,6 +146,8 @@ def note_difference(
     kind = KINDS[seen]
     if kind is EventType.LIFECYCLE_STARTED and record.power_state in RESUMES:
         kind = EventType.LIFECYCLE_RESUMED
+    if kind is EventType.LIFECYCLE_STOPPED and _has_left(manager, record):
+        kind, seen = TRANSITIONS[virt_event.EVENT_LIFECYCLE_MIGRATION_COMPLETED]
     detail = f"was {record.power_state.name} on record"
     data: dict[str, Any] = {"detail": detail, "observed": "reconciled"}
     if kind in ENDS and entry is None:

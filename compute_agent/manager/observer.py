@@ -29,6 +29,7 @@ LOG = logging.getLogger(__name__)
 SETTLE_S = 5.0
 """How long it may take to look at what a failed or resumed operation left behind, in seconds."""
 COMPARE_AGAIN_S = 10.0
+RECEIVING = "receive_migration"
 HYPERVISOR = "hypervisor"
 """The owner of the reason against new guests while the hypervisor is away."""
 
@@ -75,8 +76,11 @@ class Observer:
     def before_again(self, entry: Entry) -> None:
         """Before an interrupted operation goes on: what it did is told, since it moves on from there.
 
-        It may end here, too: the record must not say then that a guest is off that is not there.
+        It may end here, too: the record must not say then that a guest is off that is not there. What another
+        host sends is held here, and no guest of ours yet.
         """
+        if entry.verb.name == RECEIVING:
+            return
         if entry.instance_uuid is not None and not self.look_again(entry, SETTLE_S):
             self._note_silently(entry.instance_uuid, PowerState.NOSTATE)
 
@@ -105,7 +109,7 @@ class Observer:
             return there
         was_off = record.power_state in noting.OFF | {PowerState.SUSPENDED}
         if was_off and seen in noting.OFF:  # switching off what does not run causes no event
-            if record.power_state is PowerState.SUSPENDED:
+            if record.power_state in (PowerState.SUSPENDED, PowerState.NOSTATE):
                 self._note_silently(uuid, seen)
             return there
 
@@ -215,4 +219,5 @@ def expected(entry: Entry) -> frozenset[str]:
     """Return the lifecycle events that an operation may cause."""
     extra = {"paused"} if entry.verb.makes else set()
     extra |= {"stopped"} if entry.verb.makes or entry.cancelled else set()
+    extra |= entry.work.causes if entry.work is not None else set()
     return frozenset(entry.verb.lifecycle) | extra

@@ -5,6 +5,7 @@ from compute_agent.manager.manager import Manager, block_device_info, request_co
 from compute_agent.model.operation import Origin
 from compute_agent.model.states import InstanceState as S
 from compute_agent.operations.verbs import Job, OnFailure, Outcome, verb
+from compute_agent.store import handshakes
 
 POWER_STATE = "the domain's power state"
 
@@ -26,7 +27,7 @@ def reboot(manager: Manager, job: Job) -> Outcome:
         job.arguments.reboot_type.value,
         block_device_info(instance),
     )
-    return _as_it_runs(job)
+    return _as_it_runs(manager, job)
 
 
 @verb(
@@ -42,7 +43,7 @@ def power_on(manager: Manager, job: Job) -> Outcome:
     by_agent = job.operation.origin is Origin.AGENT
     start = manager.driver.resume_state_on_host_boot if by_agent else manager.driver.power_on
     start(request_context(), instance, instance.network_info, block_device_info(instance))
-    return _as_it_runs(job)
+    return _as_it_runs(manager, job)
 
 
 @verb(
@@ -56,7 +57,7 @@ def power_off(manager: Manager, job: Job) -> Outcome:
     """Ask the guest to shut down, and pull the plug after ``timeout`` seconds."""
     wanted = job.arguments
     manager.driver.power_off(job.instance.instance, wanted.timeout, wanted.retry_interval)
-    return Outcome(state=_special(job) or S.STOPPED)
+    return Outcome(state=_special(manager, job) or S.STOPPED)
 
 
 @verb(
@@ -112,11 +113,18 @@ def resume(manager: Manager, job: Job) -> Outcome:
     return Outcome(follow=True)
 
 
-def _as_it_runs(job: Job) -> Outcome:
-    return Outcome(state=_special(job), follow=True)
+def _as_it_runs(manager: Manager, job: Job) -> Outcome:
+    return Outcome(state=_special(manager, job), follow=True)
 
 
-def _special(job: Job) -> S | None:
-    """A rescued or resized instance stays what it is while it is switched on and off."""
-    state = job.instance.state
+def _special(manager: Manager, job: Job) -> S | None:
+    """A rescued or resized instance stays what it is while it is switched on and off.
+
+    One that was resized is so again once it is fit again: what it may go back to is still set aside.
+    """
+    uuid, state = job.instance.uuid, job.instance.state
+    if state is S.ERROR:
+        held = manager.store.read(lambda tx: handshakes.held(tx, uuid))
+        came = held is not None and held.destination == manager.identity.host
+        return S.RESIZED if came else None
     return state if state in (S.RESCUED, S.RESIZED) else None

@@ -190,7 +190,7 @@ def _note_boot(tx: Transaction, boot_id: str, table: Mapping[str, Verb]) -> None
     have been placed on another host since.
     """
     if host_store.get(tx, BOOT_KEY) not in (None, boot_id):
-        ran = {record.uuid for record in instances.every(tx) if record.state is InstanceState.ACTIVE}
+        ran = {record.uuid for record in instances.every(tx) if _runs(record)}
         ran |= set(json.loads(host_store.get(tx, RAN_KEY) or "[]"))
         host_store.put(tx, RAN_KEY, json.dumps(sorted(ran)))
         if CONF.on_host_boot == "confirm":
@@ -218,7 +218,18 @@ def _follow_policy(manager: Manager, ran: list[str]) -> None:
 
 def _stopped(tx: Transaction, uuids: Iterable[str]) -> list[InstanceRecord]:
     found = [instances.find(tx, uuid) for uuid in uuids]
-    return [record for record in found if record is not None and record.state is InstanceState.STOPPED]
+    return [record for record in found if record is not None and _is_off(record)]
+
+
+def _runs(record: InstanceRecord) -> bool:
+    """Whether an instance is one that should run: one that was resized stays so, on or off."""
+    resized = record.state is InstanceState.RESIZED and record.power_state is PowerState.RUNNING
+    return resized or record.state is InstanceState.ACTIVE
+
+
+def _is_off(record: InstanceRecord) -> bool:
+    resized = record.state is InstanceState.RESIZED and record.power_state in noting.OFF
+    return resized or record.state is InstanceState.STOPPED
 
 
 def _say_hello(tx: Transaction, ran: list[str]) -> None:

@@ -69,9 +69,9 @@ def _connection(
 
 @verb("attach_volume", starts_from=ATTACHABLE, probe=DISKS)
 def attach_volume(manager: Manager, job: Job) -> Outcome:
-    """Give an instance a volume."""
+    """Give an instance a volume, whose device's name goes on record."""
     volume: Volume = job.arguments.volume
-    manager.driver.attach_volume(
+    name = manager.driver.attach_volume(
         request_context(),
         _connection(volume),
         job.instance.instance,
@@ -81,8 +81,10 @@ def attach_volume(manager: Manager, job: Job) -> Outcome:
         volume.encryption,
     )
 
+    made = msgspec.structs.replace(volume, mountpoint=volume.mountpoint or name)
+
     def change(record: InstanceRecord) -> InstanceRecord:
-        return _with(record, [*_without_volume(record, volume.volume_id), _device(volume)])
+        return _with(record, [*_without_volume(record, volume.volume_id), _device(made)])
 
     return Outcome(change=change)
 

@@ -251,13 +251,16 @@ class Migrate(OnInstance, frozen=True, kw_only=True, forbid_unknown_fields=True)
     dest_network_info: list[Vif] | None = None
     dest_block_device_mapping: list[BlockDevice] | None = None
     policy: MigrationPolicy = MigrationPolicy()
+    confirm: bool = False
 
 
 class ReceiveMigration(Made, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the agent at a destination asks of itself when the source's has asked it to prepare.
 
     ``source_info``: what decides whether the source's guests can run here. ``runs``: the guest ran. ``data``:
-    what the drivers of both ends have agreed on before.
+    what the drivers of both ends have agreed on before. ``resize``: it is to have another flavor.
+    ``reverts``: the migration that is taken back. ``attempt``: to send disks, which needs a way of its own.
+    ``confirm``: nobody will want it back.
     """
 
     migration_id: Uuid
@@ -265,6 +268,10 @@ class ReceiveMigration(Made, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kind: Kind
     runs: bool = True
     block_migration: bool | None = None
+    resize: bool = False
+    reverts: Uuid | None = None
+    attempt: Identifier = "0"
+    confirm: bool = False
     policy: MigrationPolicy = MigrationPolicy()
     source_info: dict[str, Any] = {}
     data: dict[str, Any] = {}

@@ -120,6 +120,7 @@ FIELDS: Mapping[str, str] = {
     "block_migration": "copy the disks; null: find out",
     "dest_network_info": "its network interfaces there",
     "dest_block_device_mapping": "its block devices there",
+    "Migrate.confirm": "cold: it is confirmed as soon as it has arrived, by the agent there",
     "policy": "how hard to try",
     "max_downtime_ms": "how long the guest may stand still at the end",
     "bandwidth_mib": "MiB/s at most",

@@ -199,7 +199,10 @@ class HostBusy(ComputeError):
 class HostDisabled(ComputeError):
     """The host takes no new guests."""
 
-    default_hint = "the reasons are in host.report; set_host_enabled lifts an operator's"
+    default_hint = (
+        "the reasons are in host.report; set_host_enabled lifts an operator's, "
+        "host_maintenance_mode that of maintenance"
+    )
 
 
 class WrongHost(ComputeError):

@@ -16,6 +16,8 @@ Invariants:
 - A destination that has promised (``PREPARED``) drops nothing until it hears ``CANCEL``.
 - A copy that never ran is worth nothing to the data: in doubt it is dropped, and the source keeps. Where the
   destination's copy may have run (``SWITCHING``), the source asks before it decides.
+- What is set aside at the source of a cold migration stays until the destination has written that the
+  migration is for good (``CONFIRMED``); from then on it never goes back.
 
 What the actions mean depends on the kind of the migration; docs/migration.md has the table.
 """
@@ -33,6 +35,12 @@ class Kind(enum.StrEnum):
     """it is switched over first, when told to, and its memory follows; without that the copying never ends"""
     COLD = "cold"
     """it is off while its disks are brought over; they stay at the source until the migration is confirmed"""
+    REVERT = "revert"
+    """it goes back to where it was set aside, and is there what it was; nothing is brought over"""
+
+
+OFF = frozenset({Kind.COLD, Kind.REVERT})
+"""Kinds in which the guest is off and set aside before the other host has it."""
 
 
 class Phase(enum.StrEnum):
@@ -49,7 +57,9 @@ class Phase(enum.StrEnum):
     KEPT = "kept"
     """source: the guest goes on here"""
     GIVEN = "given"
-    """source: decided, the destination is the owner; the copy here never runs again"""
+    """source: decided, the destination is the owner; this copy never runs again. What is set aside stays"""
+    DISCARDING = "discarding"
+    """source: told that the cold migration is for good; what was set aside is removed"""
     NONE = "none"
     """destination: has not heard of this migration"""
     PREPARING = "preparing"
@@ -58,11 +68,23 @@ class Phase(enum.StrEnum):
     """destination: promised to hold what arrives until it is told"""
     OWNER = "owner"
     """destination: told that the guest is its own"""
+    CONFIRMED = "confirmed"
+    """destination: decided, the cold migration is for good; the source is told until its copy is removed"""
     DROPPED = "dropped"
     """destination: nothing is kept here; a late request to prepare is refused"""
 
 
-OWNING = frozenset({Phase.ASKED, Phase.MOVING, Phase.SWITCHING, Phase.KEEPING, Phase.KEPT, Phase.OWNER})
+OWNING = frozenset(
+    {
+        Phase.ASKED,
+        Phase.MOVING,
+        Phase.SWITCHING,
+        Phase.KEEPING,
+        Phase.KEPT,
+        Phase.OWNER,
+        Phase.CONFIRMED,
+    }
+)
 """Phases in which an end claims the guest."""
 
 
@@ -81,9 +103,12 @@ class Message(enum.StrEnum):
     DECLINED = "declined"
     ASK = "ask"
     """destination to source: what was decided?"""
+    DISCARD = "discard"
+    """destination to source: the cold migration is for good, what is set aside can go"""
+    DISCARDED = "discarded"
 
 
-TO_DESTINATION = frozenset({Message.PREPARE, Message.TAKE, Message.CANCEL, Message.QUERY})
+TO_DESTINATION = frozenset({Message.PREPARE, Message.TAKE, Message.CANCEL, Message.QUERY, Message.DISCARDED})
 
 
 class Fact(enum.StrEnum):
@@ -99,6 +124,8 @@ class Fact(enum.StrEnum):
     """source: a post-copy broke off; this copy can never run again"""
     MOVED = "moved"
     """source: off, and it is known that this is because all of it was transferred"""
+    PART = "set_aside"
+    """source, cold: set aside, and not all of it was transferred: that can be gone on with"""
     OFF = "off"
     """source: off for another reason, or none is known. Destination: it arrived, and is off or broken"""
     ABSENT = "absent"
@@ -117,6 +144,8 @@ class Input(enum.StrEnum):
     """destination: preparing succeeded"""
     FAILED = "failed"
     """destination: preparing failed"""
+    CONFIRM = "is_for_good"
+    """destination: a person or the time has decided that a cold migration is not reverted any more"""
     DONE = "done"
     """the actions before ``Do.CONFIRM`` have all succeeded"""
 
@@ -137,6 +166,8 @@ class Do(enum.StrEnum):
     """let the copy here run, if it did before the migration"""
     END = "end_guest"
     CLEAN = "clean_up"
+    DISCARD = "remove_aside"
+    """source: remove what a cold migration has set aside"""
     LOOK = "look"
     """read the fact and give it to the protocol"""
     CONFIRM = "confirm"
@@ -184,10 +215,12 @@ class Protocol:
             Phase.KEEPING: self.keeping,
             Phase.KEPT: self.kept,
             Phase.GIVEN: self.given,
+            Phase.DISCARDING: self.discarding,
             Phase.NONE: self.none,
             Phase.PREPARING: self.preparing,
             Phase.PREPARED: self.prepared,
             Phase.OWNER: self.owning,
+            Phase.CONFIRMED: self.confirmed,
             Phase.DROPPED: self.dropped,
         }
 
@@ -221,6 +254,10 @@ class Protocol:
             return self.give()
         if event in (Fact.RUNS, Fact.HELD, Fact.OFF):
             return self.keep()
+        if event is Fact.PART:  # gone on with, once the destination has opened the way anew
+            return state, (Message.PREPARE,)
+        if event is Message.READY and self.kind in OFF:
+            return state, (Do.START,)
         return state, ()
 
     def switching(self, state: State, event: Event) -> Step:
@@ -263,11 +300,21 @@ class Protocol:
         """Until the destination has confirmed; only then is removed what is left here."""
         if event is Message.TAKEN and not state.settled:
             return state, (Do.END, Do.CLEAN, Do.CONFIRM)
+        if event is Message.DISCARD and self.kind is Kind.COLD:  # it has it, whether or not that was heard
+            return State(Phase.DISCARDING), (Do.PERSIST, Do.END, Do.CLEAN, Do.DISCARD, Do.CONFIRM)
         if event is Input.DONE and not state.settled:
             return State(Phase.GIVEN, settled=True), (Do.PERSIST,)
         if event is Message.ASK or (event in WAKING and not state.settled):
             return state, (Message.TAKE,)
         return state, ()
+
+    def discarding(self, state: State, event: Event) -> Step:
+        """Until nothing is left here. Whoever says again that it is for good hears that."""
+        if state.settled:
+            return state, (Message.DISCARDED,) if event is Message.DISCARD else ()
+        if event is Input.DONE:
+            return State(Phase.DISCARDING, settled=True), (Do.PERSIST, Message.DISCARDED)
+        return state, (Do.END, Do.CLEAN, Do.DISCARD, Do.CONFIRM) if event in WAKING else ()
 
     # --- destination ------------------------------------------------------------------------------
 
@@ -294,7 +341,9 @@ class Protocol:
         if event is Message.CANCEL:
             return self.drop()
         if event is Message.PREPARE:
-            return state, (Message.READY,)
+            return state, (Do.PREPARE,) if self.kind in OFF else (Message.READY,)
+        if event is Input.PREPARED:
+            return state, (Do.PERSIST, Message.READY)
         if event is Message.QUERY:
             return state, (Do.LOOK,)
         if event in (Fact.HELD, Fact.RUNS, Fact.OFF):
@@ -305,11 +354,21 @@ class Protocol:
 
     def owning(self, state: State, event: Event) -> Step:
         """The guest is ours. Once it has been let run here, it is not started again."""
+        if state.settled and event is Input.CONFIRM and self.kind is Kind.COLD:
+            return State(Phase.CONFIRMED), (Do.PERSIST, Message.DISCARD)
         if state.settled:
             return state, (Message.TAKEN,) if event is Message.TAKE else ()
         if event is Input.DONE:
             return State(Phase.OWNER, settled=True), (Do.PERSIST, Message.TAKEN)
         return state, (Do.RESUME, Do.CONFIRM) if event in WAKING else ()
+
+    def confirmed(self, state: State, event: Event) -> Step:
+        """Until the source has removed what it had set aside."""
+        if event is Message.DISCARDED and not state.settled:
+            return State(Phase.CONFIRMED, settled=True), (Do.PERSIST,)
+        if event is Message.TAKE:
+            return state, (Message.TAKEN,)
+        return state, (Message.DISCARD,) if event in WAKING and not state.settled else ()
 
     def drop(self) -> Step:
         """Keep nothing, and remember that."""

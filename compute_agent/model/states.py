@@ -55,7 +55,7 @@ SETTLED = frozenset({S.ACTIVE, S.PAUSED, S.SUSPENDED, S.STOPPED})
 """States between which a guest, or a person at the hypervisor, may move an instance."""
 
 TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
-    S.BUILDING: SETTLED | {S.ERROR, S.GONE},
+    S.BUILDING: SETTLED | {S.RESIZED, S.ERROR, S.GONE},
     S.ACTIVE: SETTLED | {S.RESCUED, S.MIGRATING, S.SOFT_DELETED, S.BUILDING, S.ERROR, S.GONE},
     S.PAUSED: SETTLED | {S.MIGRATING, S.ERROR, S.GONE},
     S.SUSPENDED: SETTLED | {S.ERROR, S.GONE},
@@ -64,7 +64,7 @@ TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
     S.MIGRATING: SETTLED | {S.RESIZED, S.ERROR, S.GONE},
     S.RESIZED: SETTLED | {S.ERROR, S.GONE},
     S.SOFT_DELETED: SETTLED | {S.ERROR, S.GONE},
-    S.ERROR: SETTLED | {S.RESCUED, S.BUILDING, S.GONE},
+    S.ERROR: SETTLED | {S.RESCUED, S.RESIZED, S.BUILDING, S.GONE},
     S.GONE: frozenset({S.BUILDING}) | SETTLED,
 }
 """Where an instance may go from a state. Staying is always allowed."""

@@ -24,7 +24,7 @@ from compute_agent.model.states import SETTLED
 from compute_agent.operations import acceptance, turns
 from compute_agent.operations.limits import Limit
 from compute_agent.operations.logcontext import logging_as
-from compute_agent.operations.verbs import Job, Outcome, Recovery, Verb
+from compute_agent.operations.verbs import Job, Outcome, Recovery, Unfinished, Verb
 from compute_agent.store import host, journal
 from compute_agent.store.database import Store, Transaction
 
@@ -38,18 +38,21 @@ TAKING_IN_S, TAKING_IN_ATTEMPTS = 0.1, 20
 class Entry:
     """An operation that has not ended, as the engine holds it."""
 
-    def __init__(self, operation: Operation, verb: Verb, generation: int = 0) -> None:
+    def __init__(
+        self, operation: Operation, verb: Verb, generation: int = 0, limit: str | None = None
+    ) -> None:
         self.operation_id = operation.operation_id
         self.instance_uuid = operation.instance_uuid
         self.request_id: str | None = operation.context.get("request_id")
         self.verb = verb
+        self.limit = limit
         self.interrupted = operation.state is OperationState.RUNNING
         self.generation = generation
         self.queued_at = time.monotonic()
         self.told_at = 0.0
         self.unwanted = concurrency.Event()
         self.work: steps.Work | None = None
-        self.ended = concurrency.Event()
+        self.begun, self.ended = concurrency.Event(), concurrency.Event()
         self.waiting_for: str | None = None
         self.events_told = 0
         self.overtaken = False
@@ -78,11 +81,13 @@ class Task:
 
     :param generation: that the request speaks for; 0 if it does not say
     :param preempts: what is queued or running for the instance is to be cancelled
+    :param limit: the option that says how many of its kind run at once
     """
 
     operation: Operation
     generation: int
     preempts: bool
+    limit: str | None
 
 
 class Engine:
@@ -108,9 +113,10 @@ class Engine:
         self._general = Limit(lambda: CONF.journal.max_running)
         self._limits = {
             option: Limit(lambda option=option: getattr(CONF, option))  # type: ignore[misc]
-            for option in {verb.limit for verb in table.values() if verb.limit}
+            for verb in table.values()
+            for option in {verb.limit, *verb.limits.values()} - {None}
         }
-        self._stopping = concurrency.Event()
+        self.stopping = self._stopping = concurrency.Event()
         self._idle = concurrency.Event()
         self._idle.set()
 
@@ -179,13 +185,13 @@ class Engine:
     def _task(self, tx: Transaction, operation: Operation, values: Mapping[str, Any]) -> Task:
         verb = self.table[operation.verb]
         preempts = verb.preempts and turns.timely(tx, operation, values)
-        return Task(operation, turns.generation_of(values), preempts)
+        return Task(operation, turns.generation_of(values), preempts, verb.limit_of(values))
 
     def _enqueue(self, task: Task) -> None:
         operation = task.operation
         if operation.operation_id in self._entries:
             return
-        entry = Entry(operation, self.table[operation.verb], task.generation)
+        entry = Entry(operation, self.table[operation.verb], task.generation, task.limit)
         if task.preempts:
             self._preempt(entry)
         self._entries[entry.operation_id] = entry
@@ -213,7 +219,10 @@ class Engine:
         while lane and not self._stopping.is_set():
             self._await_answers(lane[0])
             entry = lane.popleft()
-            if not entry.ended.is_set():
+            if entry.verb.detached:
+                concurrency.spawn(self._run, entry)
+                concurrency.wait_any((entry.begun, entry.ended, self._stopping))
+            elif not entry.ended.is_set():
                 self._take_turn(entry)
         if not lane:
             del self._lanes[name]
@@ -233,9 +242,9 @@ class Engine:
     def _take_turn(self, entry: Entry) -> None:
         """Run an operation, when there is a place for it. No place is held for what it has given up."""
         with contextlib.ExitStack() as places:
-            if entry.verb.limit is not None:
-                entry.waiting_for = f"a place within {entry.verb.limit}"
-                places.enter_context(self._limits[entry.verb.limit].place(entry.unwanted))
+            if entry.limit is not None:
+                entry.waiting_for = f"a place within {entry.limit}"
+                places.enter_context(self._limits[entry.limit].place(entry.unwanted))
             entry.waiting_for = "a free place to run"
             places.enter_context(self._general.place(entry.unwanted))
             if not entry.interrupted:  # what has begun may end, with the reserve
@@ -255,6 +264,8 @@ class Engine:
         concurrency.ABANDONED.set(given_up)
         try:
             self._do(entry)
+        except Unfinished:
+            self.store.insist(lambda tx: turns.put_back(tx, entry.operation_id))
         except Exception as error:
             LOG.exception("operation %s could not be run", entry.operation_id)
             self._end_broken(entry, errors.unexpected(error))
@@ -279,6 +290,7 @@ class Engine:
         begun = self.store.insist(lambda tx: turns.begin(tx, verb, entry.operation_id, queued_ms))
         if begun.arguments is None:
             return
+        entry.begun.set()
         started = time.monotonic()
         work = self._work(entry, begun)
         with steps.working(work), logging_as(begun.operation):
@@ -286,6 +298,8 @@ class Engine:
             self._look(entry, lambda: self.before_end(entry, error))
             timing = Timing(queued_ms=begun.operation.timing.queued_ms, steps=work.timings)
             left = work.left_behind
+            if error is not None and work.findings:
+                outcome = Outcome(work.findings)
             if outcome is not None and outcome.state in SETTLED and entry.overtaken:
                 outcome = dataclasses.replace(outcome, state=None, follow=True)
             end = self.store.insist(
@@ -348,6 +362,8 @@ class Engine:
             outcome = verb.perform(self._manager, job)
             with _leaving_all(verb, job):
                 failpoints.hit(f"{verb.name}.done")
+        except Unfinished:
+            raise
         except errors.ComputeError as error:
             LOG.warning("%s failed: %s: %s", verb.name, error.code, error.message)
             return error, None
@@ -413,6 +429,7 @@ class Engine:
             operation,
             step=work.step,
             progress=work.progress,
+            result=work.findings,
             waiting_for=work.waiting_for,
             deadline=_wall(work.deadline),
         )
@@ -427,9 +444,8 @@ class Engine:
         :raises TooLate: if it ended otherwise, before or in spite of it
         """
         for _attempt in range(TAKING_IN_ATTEMPTS):
-            entry = self._entries.get(operation_id)
-            if entry is not None:
-                self._cancel(entry)
+            if entry := self.ask_to_end(operation_id):
+                steps.current().wait(entry.ended)
             operation = self.store.read(lambda tx: journal.find(tx, operation_id))
             if operation is None or operation.ended:
                 break
@@ -438,11 +454,14 @@ class Engine:
             raise errors.TooLate(f"operation {operation_id} has {operation.state}")
         return operation
 
-    def _cancel(self, entry: Entry) -> None:
-        entry.cancel()
-        if entry.work is None and entry.operation_id not in self._running and self._end_unbegun(entry):
-            self._forget(entry)
-        steps.current().wait(entry.ended)
+    def ask_to_end(self, operation_id: str) -> Entry | None:
+        """Cancel an operation without waiting for its end; None if it has ended or is not known."""
+        entry = self._entries.get(operation_id)
+        if entry is not None:
+            entry.cancel()
+            if entry.work is None and operation_id not in self._running and self._end_unbegun(entry):
+                self._forget(entry)
+        return entry
 
     def refresh_limits(self) -> None:
         """Let in who fits after the configuration changed."""

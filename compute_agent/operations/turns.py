@@ -118,8 +118,9 @@ def _admit_new(tx: Transaction, arguments: Any) -> InstanceRecord:
     instance = arguments.instance.named()
     generation = max(instance.generation, arguments.generation or 0)
     previous = instances.find(tx, instance.uuid)
-    if reasons := host.reasons(tx).get(host.OPERATOR):
-        raise errors.HostDisabled(f"this host takes no new guests: {reasons}")
+    reasons = host.reasons(tx)
+    if reason := reasons.get(host.OPERATOR) or reasons.get(host.MAINTENANCE):
+        raise errors.HostDisabled(f"this host takes no new guests: {reason}")
     if previous is not None and not previous.gone:
         if generation < previous.generation:
             raise errors.StaleGeneration(f"generation {generation} is below {previous.generation}")
@@ -208,7 +209,7 @@ def end(
     operation = telling.ended(
         operation,
         error,
-        result=None if error else outcome.result,
+        result=outcome.result or None if error else outcome.result,
         step=error.step if error else None,
         timing=timing or operation.timing,
     )
@@ -217,6 +218,13 @@ def end(
     journal.update(tx, operation)
     telling.tell_end(tx, operation)
     return operation
+
+
+def put_back(tx: Transaction, operation_id: str) -> None:
+    """Leave an operation to the next start of the agent: that it was begun in this one does not count."""
+    operation = journal.find(tx, operation_id)
+    if operation is not None and not operation.ended:
+        journal.update(tx, msgspec.structs.replace(operation, attempts=operation.attempts - 1))
 
 
 def give_up(tx: Transaction, operation: Operation, error: errors.ComputeError) -> None:

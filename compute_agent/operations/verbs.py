@@ -41,6 +41,10 @@ class OnFailure(enum.StrEnum):
     """all is undone, so it is as it was; if something can't be undone it is unfit: state ``error``"""
 
 
+class Unfinished(Exception):
+    """Raised by a verb that only waits when the agent stops: it goes on after the next start."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What a verb's function works on."""
@@ -91,6 +95,9 @@ class Verb:
     :param optional: the instance need not be on record
     :param preempts: what is queued or running for the instance is cancelled first
     :param limit: the option that says how many may run at once
+    :param limits: that option by the value of the argument ``mode``, where it depends on that
+    :param detached: it only waits for other operations: its lane goes on once it has begun, and it takes no
+        place to run
     :param timeout_s: its deadline when the caller gives none; None: ``operation_timeout``
     :param lifecycle: the lifecycle events that it causes, in order, for a running guest
     :param probe: how its effect is observed, for the reference
@@ -106,6 +113,8 @@ class Verb:
     optional: bool = False
     preempts: bool = False
     limit: str | None = None
+    limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    detached: bool = False
     timeout_s: float | None = None
     lifecycle: tuple[str, ...] = ()
     recovery: Recovery = Recovery.REPEAT
@@ -116,6 +125,10 @@ class Verb:
     def arguments(self) -> type[Arguments]:
         """The type of its arguments."""
         return VERBS[self.name] if self.name in VERBS else PEER_VERBS[self.name]
+
+    def limit_of(self, values: Mapping[str, Any]) -> str | None:
+        """The option that limits how many of an operation's kind run at once; None if none does."""
+        return self.limits.get(str(values.get("mode")), self.limit)
 
     @property
     def starts(self) -> bool:

@@ -8,6 +8,8 @@ from compute_agent.model import clock
 from compute_agent.store.database import Identity, Transaction
 
 OPERATOR = "operator"
+MAINTENANCE = "maintenance"
+"""Owners of reasons that keep new guests out. The agent's own only say that the host is not well."""
 
 
 def get(tx: Transaction, key: str) -> str | None:

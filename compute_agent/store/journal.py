@@ -130,6 +130,15 @@ def busy(tx: Transaction, instance_uuid: str) -> bool:
     return tx.row(query, instance_uuid) is not None
 
 
+def under_way(tx: Transaction, instance_uuid: str) -> list[Operation]:
+    """Return the operations on an instance that have not ended, in the order in which they came."""
+    query = (
+        "SELECT record FROM operations WHERE instance_uuid = ? AND state IN ('accepted', 'running')"
+        " ORDER BY position"
+    )
+    return [_decode(row[0]) for row in tx.rows(query, instance_uuid)]
+
+
 def runs(tx: Transaction, operation_id: str) -> bool:
     """Return whether an operation has begun and not ended."""
     query = "SELECT 1 FROM operations WHERE operation_id = ? AND state = 'running'"

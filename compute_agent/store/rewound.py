@@ -11,7 +11,7 @@ import msgspec
 
 from compute_agent.model import clock, errors, secrets
 from compute_agent.model.operation import Operation, OperationState
-from compute_agent.store import host, instances, journal
+from compute_agent.store import handshakes, host, instances, journal
 from compute_agent.store.database import Transaction
 
 COPIED = "copied_at"
@@ -46,6 +46,15 @@ def brand(tx: Transaction) -> None:
     settle(tx)
     for record in instances.every(tx):
         instances.put(tx, msgspec.structs.replace(record, instance=secrets.without(record.instance)))
+    for held in handshakes.holding(tx):
+        handshakes.put(tx, _without_secrets(held))
+
+
+def _without_secrets(held: handshakes.HandshakeRecord) -> handshakes.HandshakeRecord:
+    plain = {
+        name: secrets.without(found) for name in ("instance", "before") if (found := getattr(held, name))
+    }
+    return msgspec.structs.replace(held, data={}, request={}, **plain)
 
 
 def begin_anew(tx: Transaction) -> list[str]:

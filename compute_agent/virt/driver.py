@@ -98,15 +98,12 @@ class ComputeDriver(
     rebalances_nodes: ClassVar[bool] = False
     """Whether nodes move between the agents of a cluster. Contract: Queens."""
 
-    withheld_verbs: ClassVar[frozenset[str]] = frozenset()
-    """Verbs that a driver does not offer although it has their members."""
-
     def supported_verbs(self) -> frozenset[str]:
         """Return the verbs of the interface that the driver really does.
 
         Our own.
         """
-        return verbs_of(type(self)) - self.withheld_verbs
+        return verbs_of(type(self))
 
 
 def load_compute_driver(virtapi: VirtAPI, compute_driver: str | None = None) -> ComputeDriver:

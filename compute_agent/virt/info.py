@@ -125,6 +125,9 @@ class LiveMigrateData(msgspec.Struct, kw_only=True):
     Times in ms, bandwidth in MiB/s. ``held``: what arrives stays held until
     ``post_live_migration_at_destination``, and what is left at the source until ``post_live_migration``;
     who calls that decides which copy goes on (docs/migration.md). ``details`` is the driver's own.
+
+    ``cold``: the guest is off while its disks are brought over; ``resize``: it is to have another flavor;
+    ``reverting``: it goes back to the host where it was set aside, so that nothing is brought over.
     """
 
     instance_uuid: str
@@ -140,6 +143,9 @@ class LiveMigrateData(msgspec.Struct, kw_only=True):
     auto_converge: bool | None = None
     post_copy: bool | None = None
     held: bool = False
+    cold: bool = False
+    resize: bool = False
+    reverting: bool = False
     details: dict[str, Any] = {}
 
 

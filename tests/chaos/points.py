@@ -19,9 +19,24 @@ MAKES_STEP = ("Step", "_step", "Part")
 NO_IMAGES = "the fake driver fetches no images; tests/unit/virt/images cuts a fetch there"
 ON_QEMU = "a part of a step of the libvirt driver: the matrix of real guests hits it"
 NO_AGENT = "the guests of the matrix have no agent; tests/functional/guests/test_quiesce.py kills there"
-TWO_HOSTS = "a migration takes two agents: tests/functional/migration kills each of them there"
+TWO_HOSTS = (
+    "a migration takes two agents: tests/functional/migration kills each of them there, and"
+    " tests/lab/test_faults.py with real guests"
+)
+DRAIN = "a drain takes two agents: tests/functional/migration/test_drain.py kills it there"
+COLD = "the fake driver sends no files: tests/functional/coldmigration damages and kills there"
 LEFT_OUT = {
+    "cold.noted": COLD,
+    "cold.pushed": COLD,
+    "drain.asked": DRAIN,
+    "drain.begun": DRAIN,
+    "drain.calling_back": DRAIN,
+    "drain.closed": DRAIN,
+    "drain.ended_early": DRAIN,
+    "drain.sending": DRAIN,
+    "drain.sent": DRAIN,
     "fake.migration.arrived": TWO_HOSTS,
+    "fake.migration.disk_sent": TWO_HOSTS,
     "fake.migration.held": TWO_HOSTS,
     "handshake.*.after": TWO_HOSTS,
     "handshake.*.before": TWO_HOSTS,

@@ -30,6 +30,7 @@ from tests.rig.broker import Broker
 from tests.rig.hypervisor import Hypervisor, bindings
 from tests.rig.instance import describe
 from tests.rig.process import RigError, command_line
+from tests.rig.webserver import WebServer, send
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DELETED = "_del"
@@ -189,6 +190,19 @@ def _destination(uuid: str) -> dict[str, Any]:
     return {"destination": {"url": f"file://{SNAPSHOTS}/{uuid}-{uuids.uuid4()}"}}
 
 
+def _put(uuid: str) -> dict[str, Any]:
+    """A destination that is a server, which takes it."""
+    assert QemuGround.store is not None
+    path = f"/{uuid}-{uuids.uuid4()}"
+
+    def take(handler: Any) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        send(b"", status=201)(handler)
+
+    QemuGround.store.answers[path] = take
+    return {"destination": {"url": f"{QemuGround.store.root}{path}"}}
+
+
 TOLD = {
     "instance": {"config_drive": True, "user_data": "I2Nsb3VkLWNvbmZpZwo="},
     "admin_password": "a password",
@@ -251,6 +265,7 @@ _ALL = (
     _one("detach_volume", OFF, variant="stopped", volume_id=VOLUME),
     Scenario("swap_volume", (), _swapped),
     _one("extend_volume", volume_id=VOLUME, connection_info={}, size_gb=1),
+    _one("extend_volume", OFF, variant="stopped", volume_id=VOLUME, connection_info={}, size_gb=1),
     _one("volume_snapshot_create", volume_id=VOLUME, create_info=_LAYER),
     _one(
         "volume_snapshot_delete",
@@ -261,6 +276,7 @@ _ALL = (
     ),
     Scenario("snapshot", (), _destination),
     Scenario("snapshot", (OFF,), _destination, variant="stopped"),
+    Scenario("snapshot", (), _put, variant="put"),
 )
 
 
@@ -275,12 +291,15 @@ class QemuGround(Ground):
     of_threads: ClassVar[Mapping[str, int]] = {"anon_inode:[eventpoll]": 40}
     images: ClassVar[Images | None] = None
     """Where the hypervisor of this process takes its images from."""
+    store: ClassVar[WebServer | None] = None
+    """Where snapshots may be put."""
 
     def __init__(self, zygote: Zygote, broker: Broker, hypervisor: Hypervisor | None = None) -> None:
         super().__init__(zygote, broker)
         self._given = hypervisor
         self._made: Hypervisor | None = None
         self._making = threading.Lock()
+        self._store = QemuGround.store = WebServer()
 
     @property
     def hypervisor(self) -> Hypervisor:
@@ -295,6 +314,7 @@ class QemuGround(Ground):
 
     def __exit__(self, *_exc: object) -> None:
         _forget_places()
+        self._store.close()
         if self._made is not None:
             self._made.close()
 
@@ -304,7 +324,7 @@ class QemuGround(Ground):
         VOLUMES.mkdir(mode=0o755, exist_ok=True)
         atexit.register(_forget_places)
         places = {
-            "images": {"allowed_destinations": [f"file://{SNAPSHOTS}/"]},
+            "images": {"allowed_destinations": [f"file://{SNAPSHOTS}/", f"{self._store.root}/"]},
             "volumes": {"allowed_paths": [f"{VOLUMES}/"], "detach_attempts": 1, "detach_timeout": 3},
         }
         return ForkedAgent(self.zygote, self.broker, self.hypervisor, sections=places)

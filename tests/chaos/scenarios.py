@@ -179,7 +179,7 @@ TWO_HOSTS = "it takes two agents: tests/functional/migration kills each of them 
 NOT_OFFERED = "this release declares it and answers UnsupportedOperation: it has no effect"
 LEFT_OUT = {
     "confirm_migration": NOT_OFFERED,
-    "host_maintenance_mode": NOT_OFFERED,
+    "host_maintenance_mode": "it takes two agents: tests/functional/migration/test_drain.py kills it",
     "live_migration_abort": TWO_HOSTS,
     "live_migration_force_complete": TWO_HOSTS,
     "migrate": TWO_HOSTS,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The crash matrix on real guests, and a sample of it for every test run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,11 @@ SAMPLE = ("spawn.disk.after", "spawn.define.after", "spawn.start.after")
 
 
 @pytest.fixture(scope="module")
-def qemu_ground(rig: Callable[[Any], Any], broker: Broker, hypervisor: Hypervisor) -> QemuGround:
+def qemu_ground(rig: Callable[[Any], Any], broker: Broker, hypervisor: Hypervisor) -> Iterator[QemuGround]:
     """The libvirt driver, with a zygote of its own."""
-    return QemuGround(rig(Zygote(*QemuGround.modules)), broker, hypervisor)
+    ground = QemuGround(rig(Zygote(*QemuGround.modules)), broker, hypervisor)
+    with ground:
+        yield ground
 
 
 @pytest.mark.timeout(300)

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures live migration by the agents beside raw `virsh migrate` of the same guest, in turns.
+"""Measures live migration by the agents beside libvirt's own call for the same guest, in turns.
 
 `python -m tests.lab.measure [--rounds N] [--own-storage]`, as root. A round is there and back by cast, then
-there and back by virsh while the agents are stopped. Printed are the medians, with the worst in brackets: the
-whole time, and how long the guest was away, by ping and by its own ticks.
+there and back by `migrateToURI3` while the agents are stopped. The guest writes to its disk all the while and
+answers a ping over the bridge. Printed are medians, with the worst in brackets: the whole time, and how long
+the guest was away, by ping and by its own ticks; then the agents' medians as parts of libvirt's. Exit status
+1: the guest had trouble, or lost what it had written.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 from tests.rig.agent import Agent
+from tests.rig.hypervisor import bindings
 from tests.rig.lab import Lab
 from tests.rig.labguest import LabGuest
 from tests.rig.measure import Watch
@@ -23,16 +29,18 @@ from tests.rig.sender import Sender
 
 _TCP = {"libvirt": {"live_migration_scheme": "tcp", "live_migration_trust_shared_storage": True}}
 _DEADLINE_S = 300.0
+AGENTS, RAW = "agents", "libvirt alone"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One migration; seconds."""
+    """One migration; seconds. load: of the machine, when it was over."""
 
     how: str
     total: float
     ping: float
     ticks: float
+    load: float
 
 
 def measured(how: str, guest: LabGuest, move: Callable[[], object]) -> Run:
@@ -43,7 +51,7 @@ def measured(how: str, guest: LabGuest, move: Callable[[], object]) -> Run:
         move()
         total = time.monotonic() - began
         guest.wait_ticks(3)
-    return Run(how, total, watch.outage.ping_s, watch.outage.ticks_s)
+    return Run(how, total, watch.outage.ping_s, watch.outage.ticks_s, os.getloadavg()[0])
 
 
 class Bench:
@@ -65,43 +73,61 @@ class Bench:
         asked = self.senders[source].cast("migrate", instance_uuid=self.guest.uuid, dest=dest, mode="live")
         self.receiver.succeeded(asked, _DEADLINE_S)
 
-    def by_virsh(self, source: int, destination: int) -> None:
-        """Past the agents."""
-        options = ["--persistent", "--undefinesource"]
-        self.guest.migrate_raw(
-            self.lab.hosts[source],
-            self.lab.hosts[destination],
-            *options,
-            "--unsafe" if self.shared else "--copy-storage-all",
-        )
+    def by_libvirt(self, source: int, destination: int) -> None:
+        """Past the agents, by the call that they make too; the guest is not held when it arrives."""
+        libvirt = bindings()
+        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PERSIST_DEST
+        flags |= libvirt.VIR_MIGRATE_UNDEFINE_SOURCE | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+        flags |= libvirt.VIR_MIGRATE_UNSAFE if self.shared else libvirt.VIR_MIGRATE_NON_SHARED_DISK
+        there = self.lab.hosts[destination]
+        with contextlib.closing(self.lab.hosts[source].hypervisor.connect()) as connection:
+            domain = connection.lookupByUUIDString(self.guest.uuid)
+            parameters = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{there.address}"}
+            domain.migrateToURI3(there.uri, parameters, flags)
 
     def rounds(self, count: int) -> Iterator[Run]:
         """Both ways, in turns."""
         for _ in range(count):
             for source, destination in ((0, 1), (1, 0)):
-                yield measured("agents", self.guest, lambda s=source, d=destination: self.by_cast(s, d))  # type: ignore[misc]
+                yield measured(AGENTS, self.guest, lambda s=source, d=destination: self.by_cast(s, d))  # type: ignore[misc]
             for agent in self.agents:
                 agent.stop()
             for source, destination in ((0, 1), (1, 0)):
                 if not self.shared:
                     self.guest.prepare_raw(self.lab.hosts[source], self.lab.hosts[destination])
-                yield measured("virsh", self.guest, lambda s=source, d=destination: self.by_virsh(s, d))  # type: ignore[misc]
+                yield measured(RAW, self.guest, lambda s=source, d=destination: self.by_libvirt(s, d))  # type: ignore[misc]
             for agent in self.agents:
                 agent.start()
+
+    def troubles(self) -> list[str]:
+        """What went wrong for the guest; ends it, and looks at what it had written."""
+        self.guest.wait_ticks(3)
+        found, newest = self.guest.troubles(), self.guest.last_tick().records
+        self.guest.destroy()
+        judged = self.guest.judge_disk(self.lab.hosts[0])
+        lost = [f"record {number} is lost" for number in judged.lost]
+        return found + lost + ([] if judged.newest >= newest else [f"of {newest} records {judged.newest}"])
 
 
 def table(runs: list[Run]) -> str:
     """The figures as a table of Markdown."""
-    lines = ["| | runs | total s | away by ping s | away by ticks s |", "|---|---|---|---|---|"]
-    for how in dict.fromkeys(run.how for run in runs):
+    lines = [
+        "| | runs | total s | away by ping s | away by ticks s | load |",
+        "|---|---|---|---|---|---|",
+    ]
+    medians: dict[str, list[float]] = {}
+    for how in (AGENTS, RAW):
         some = [run for run in runs if run.how == how]
-        columns = [[run.total for run in some], [run.ping for run in some], [run.ticks for run in some]]
+        columns = [[getattr(run, name) for run in some] for name in ("total", "ping", "ticks", "load")]
+        medians[how] = [statistics.median(values) for values in columns]
         cells = [f"{statistics.median(values):.2f} ({max(values):.2f})" for values in columns]
         lines.append(f"| {how} | {len(some)} | " + " | ".join(cells) + " |")
+    parts = [f"{ours / alone:.2f}" for ours, alone in zip(medians[AGENTS], medians[RAW], strict=True)]
+    lines.append("| ratio | | " + " | ".join(parts[:3]) + " | |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lab.measure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--own-storage", action="store_true", help="the disks are copied")
@@ -112,9 +138,11 @@ def main() -> None:
         for run in bench.rounds(options.rounds):
             print(run, flush=True)
             runs.append(run)
-        print(table(runs))
-        print("troubles of the guest:", bench.guest.troubles() or "none")
+        troubles = bench.troubles()
+    print(table(runs))
+    print("troubles of the guest:", troubles or "none")
+    return 1 if troubles else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -338,6 +338,23 @@ class Hypervisor(Part):
         if self._libvirtd is not None:
             self._libvirtd.kill()
 
+    def lose_power(self) -> None:
+        """Kill libvirtd and all guests, with what libvirtd keeps in /run; `start` is the next boot."""
+        guests = self.qemu_pids()
+        self.kill()
+        for pid in guests.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid in guests.values():
+            wait_until(lambda pid=pid: not is_alive(pid), 30, f"the end of QEMU {pid}")
+        for path in (self._run / "libvirt" / "qemu").glob("*.xml"):
+            path.unlink()
+
+    def configure_qemu(self, more: str) -> None:
+        """Have libvirtd read `more` besides what is usual for QEMU; nothing, to end that."""
+        usual = _QEMU_CONF_COMMON + (_QEMU_CONF_ROOT if self.privileged else "")
+        (self._configuration / "qemu.conf").write_text(usual + more)
+        self.restart()
+
     def suspend(self) -> None:
         """Let libvirtd hang (SIGSTOP)."""
         os.kill(self.pid, signal.SIGSTOP)

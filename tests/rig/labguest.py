@@ -46,6 +46,7 @@ class LabGuest:
         self.address = lab.guest_address()
         self.instances_path = instances_path
         self._seen: dict[int, linuxguest.Tick] = {}
+        self._forgotten: set[linuxguest.Tick] = set()
         usual: dict[str, Any] = {
             "flavor": {"vcpus": 1, "memory_mb": MEMORY_MB, "root_gb": 0},
             "network_info": [lab.vif(self.address)],
@@ -95,7 +96,12 @@ class LabGuest:
 
     def remember(self, found: list[linuxguest.Tick]) -> None:
         """Keep ticks that were seen."""
-        self._seen.update({tick.up_ms: tick for tick in found})
+        self._seen.update({tick.up_ms: tick for tick in found if tick not in self._forgotten})
+
+    def forget_ticks(self) -> None:
+        """Forget what was seen: it is started anew, and counts anew. An old console may still be there."""
+        self._forgotten = {*self._forgotten, *self._seen.values(), *linuxguest.ticks(self.console())}
+        self._seen.clear()
 
     def last_tick(self) -> linuxguest.Tick:
         """Its newest tick. Raises RigError if there is none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import uuid as uuids
 from typing import Any
 
 from tests.rig.agent import Agent, Sections
@@ -21,6 +22,7 @@ from tests.rig.switch import Switch
 GUESTS_BRIDGE = "br-guests"
 
 _NIC = "eth0"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BURST = "64kb"
 
 
@@ -149,6 +151,24 @@ class Host(Part):
         """End a `shape`; nothing to end is fine."""
         if "tbf" in self.tell(tool("tc", "iproute2"), "qdisc", "show", "dev", _NIC):
             self.tell(tool("tc", "iproute2"), *f"qdisc delete dev {_NIC} root".split())
+
+    def lose_power(self) -> None:
+        """End all that runs on it at once: agents, libvirtd, guests, and what /run held."""
+        self.cut()
+        for agent in self.agents:
+            if agent.running:
+                agent.kill()
+        self.hypervisor.lose_power()
+
+    def boot(self) -> None:
+        """End a `lose_power`: another boot of the kernel by its id, libvirtd, no guest and no agent yet."""
+        boot_id = self.private.parent / "boot-id"
+        booted = boot_id.exists()
+        boot_id.write_text(f"{uuids.uuid4()}\n")
+        if not booted:
+            self.tell("mount", "--bind", str(boot_id), _BOOT_ID)
+        self.mend()
+        self.hypervisor.start()
 
     def ensure(self) -> None:
         """Its libvirtd serves again, its cable is whole and as fast as it can be."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import threading
 import time
@@ -35,7 +36,7 @@ class Watch:
     def __init__(self, guest: LabGuest, interval: float = 0.01) -> None:
         self._guest = guest
         self._pinger = Pinger(guest.address, interval)
-        self._tails = [_Tail(path) for path in guest.console_files()]
+        self._tails = [Tail(path) for path in guest.console_files()]
         self._seen: list[tuple[float, linuxguest.Tick]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"watch {guest.uuid}")
@@ -66,22 +67,32 @@ class Watch:
         return Outage(self._pinger.longest_silence(), max(away, default=float("inf")))
 
 
-class _Tail:
-    """What is new in a file that grows, by whole lines; it need not exist yet."""
+class Tail:
+    """What is new in a file that grows, by whole lines; it need not exist yet.
 
-    def __init__(self, path: pathlib.Path) -> None:
+    all_of_it: what it holds already counts as new.
+    """
+
+    def __init__(self, path: pathlib.Path, *, all_of_it: bool = False) -> None:
         self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
+        self._file = 0
+        self._at = path.stat().st_size if path.exists() and not all_of_it else 0
         self._rest = ""
 
     def news(self) -> str:
+        """The lines that were added; all of a file that took the place of the one before."""
         try:
             with self._path.open("rb") as file:
+                self._look_at(os.fstat(file.fileno()))
                 file.seek(self._at)
                 piece = file.read()
         except FileNotFoundError:
-            self._at, self._rest = 0, ""
             return ""
         self._at += len(piece)
         whole, end, self._rest = (self._rest + piece.decode(errors="replace")).rpartition("\n")
         return whole + end
+
+    def _look_at(self, file: os.stat_result) -> None:
+        if self._file not in (0, file.st_ino) or file.st_size < self._at:
+            self._at, self._rest = 0, ""
+        self._file = file.st_ino

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two agents with fake hosts that guests can be moved between, and the truth about where they ran.
+"""Two agents (or more) with fake hosts that guests can be moved between, and the truth about where they ran.
 
 Each fake host outlives its agent in a ledger. Both ledgers together, in the order of the machine's clock,
 tell where a guest ran at any instant.
@@ -28,6 +28,7 @@ class Pair:
 
     :param agent: makes an agent, not started
     :param sender: makes a sender to one
+    :param hosts: how many
     """
 
     def __init__(
@@ -36,16 +37,17 @@ class Pair:
         agent: Callable[..., Agent],
         sender: Callable[[Agent], Sender],
         receiver: Receiver,
+        hosts: int = 2,
         **fake: object,
     ) -> None:
         self.path = path
         self.receiver = receiver
         sections = {"fake": {"hosts_path": path, "poll_interval": 0.05, **fake}}
-        self.agents = [agent(start=False, sections=sections) for _ in range(2)]
+        self.agents = [agent(start=False, sections=sections) for _ in range(hosts)]
         self.senders = [sender(one) for one in self.agents]
 
     def start(self) -> None:
-        """Start both."""
+        """Start all."""
         for agent in self.agents:
             agent.start()
 
@@ -68,6 +70,24 @@ class Pair:
         asked: dict[str, Any] = {"dest": self.agents[1 - side].host, "mode": "live", **more}
         return self.senders[side].cast("migrate", instance_uuid=uuid, **asked)
 
+    def resize(self, uuid: str, side: int = 0, **more: object) -> str:
+        """Ask the agent of a side to migrate a guest cold to the other, with more memory."""
+        flavor = {"vcpus": 2, "memory_mb": 32, "root_gb": 1}
+        return self.migrate(uuid, side, **{"mode": "cold", "flavor": flavor, **more})
+
+    def write(self, side: int, uuid: str, text: str) -> None:
+        """The guest writes to its disk."""
+        line = {"guest": uuid, "disk": "disk", "content": text}
+        with (self.path / f"{self.agents[side].host}.ledger").open("a") as ledger:
+            ledger.write(json.dumps(line) + "\n")
+        wait_until(
+            lambda: self.content(side, uuid) == text, END_S, "the guest to have written", self.evidence
+        )
+
+    def content(self, side: int, uuid: str) -> str:
+        """What the guest has on its disk at a host."""
+        return self.worlds()[side].directories[uuid].disks["disk"].content
+
     def handshake(self, side: int, uuid: str) -> dict[str, Any]:
         """What an end that has the instance on record tells of its last handshake; no `phase` before one."""
         told = self.senders[side].call("get_migration_status", instance_uuid=uuid)["handshake"]
@@ -79,9 +99,9 @@ class Pair:
 
     # --- the truth -------------------------------------------------------------------------------------
 
-    def worlds(self) -> tuple[World, World]:
-        """What there is at both hosts."""
-        worlds = (World(), World())
+    def worlds(self) -> list[World]:
+        """What there is at each host."""
+        worlds = [World() for _ in self.agents]
         for side, line in self._lines():
             worlds[side].apply(line["guest"], decoded(line["set"]))
         return worlds
@@ -92,32 +112,54 @@ class Pair:
             for side, agent in enumerate(self.agents)
             for text in self._text(agent).splitlines()
         ]
-        return iter(sorted(lines, key=lambda one: int(one[1]["at"])))
+        known = [(side, line) for side, line in lines if "set" in line]
+        return iter(sorted(known, key=lambda one: int(one[1]["at"])))
 
     def _text(self, agent: Agent) -> str:
         ledger = self.path / f"{agent.host}.ledger"
         return ledger.read_text() if ledger.exists() else ""
 
+    def at_home(self, uuid: str) -> int:
+        """The host that has the guest, be it off, once that is one; the other may have a copy set aside."""
+
+        def homes() -> list[int]:
+            return [side for side, world in enumerate(self.worlds()) if uuid in world.domains]
+
+        wait_until(lambda: len(homes()) == 1, END_S, "the guest to be at one host", self.evidence)
+        return homes()[0]
+
+    def is_aside(self, side: int, uuid: str) -> bool:
+        """Whether a host has a copy set aside, to which the guest may go back."""
+        files = self.worlds()[side].directories.get(uuid)
+        return files is not None and files.aside is not None
+
+    def await_nothing(self, side: int, uuid: str) -> None:
+        """Wait until a host has nothing of a guest, aside or otherwise."""
+
+        def clean() -> bool:
+            world = self.worlds()[side]
+            return not any(uuid in part for part in (world.domains, world.directories, world.plugged))
+
+        wait_until(clean, END_S, f"nothing to be at host {side}", self.evidence)
+
     def assert_never_two(self, uuid: str) -> None:
-        """At no instant did the guest run at both hosts."""
-        worlds = (World(), World())
+        """At no instant did the guest run at two hosts."""
+        worlds = [World() for _ in self.agents]
         for side, line in self._lines():
             worlds[side].apply(line["guest"], decoded(line["set"]))
-            both = [_runs(world.domains.get(uuid)) for world in worlds]
-            assert both != [True, True], line
+            assert sum(_runs(world.domains.get(uuid)) for world in worlds) <= 1, line
 
     def side_of(self, uuid: str) -> int:
-        """At which host the guest runs, once nothing of it is at the other."""
+        """At which host the guest runs, once nothing of it is at another."""
 
         def settled() -> bool:
-            here, there = self.worlds()
-            running = [_runs(world.domains.get(uuid)) for world in (here, there)]
-            things = [uuid in world.domains or uuid in world.directories for world in (here, there)]
+            worlds = self.worlds()
+            running = [_runs(world.domains.get(uuid)) for world in worlds]
+            things = [uuid in world.domains or uuid in world.directories for world in worlds]
             return running == things and running.count(True) == 1
 
         wait_until(settled, END_S, "the guest to be at one host only", self.evidence)
-        here, _there = self.worlds()
-        return 0 if uuid in here.domains else 1
+        return next(side for side, world in enumerate(self.worlds()) if uuid in world.domains)
 
     def owner(self, uuid: str) -> int:
         """The host that has the instance on record, once it is one."""

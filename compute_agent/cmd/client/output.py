@@ -19,6 +19,15 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "operations": ("operation_id", "verb", "instance_uuid", "state", "step", "accepted_at", "error.code"),
     "doing": ("operation_id", "verb", "state", "step", "waiting_for", "accepted_at"),
     "recent": ("operation_id", "verb", "state", "finished_at", "error.code"),
+    "result.guests": (
+        "instance_uuid",
+        "name",
+        "standing",
+        "dest",
+        "error.code",
+        "error.message",
+        "error.hint",
+    ),
     "events": ("seq", "occurred_at", "type", "instance_uuid", "operation_id", "cause"),
 }
 """Which columns the table of a list has; a list that is not here shows all single values."""

@@ -163,6 +163,10 @@ class Migration(Base):
         the guest is off because all of it was transferred; ``ABSENT`` only at the destination, where there
         is no domain.
 
+        Cold, at the source: ``MOVED`` where the guest is set aside and it is noted that all of it was sent
+        (:meth:`send_disks`); ``PART`` where it is set aside and that is not noted; ``OFF`` where it is off
+        and not set aside; ``BUSY`` also while a program that an earlier run of the agent has started sends.
+
         Our own.
         """
 
@@ -219,7 +223,60 @@ class Migration(Base):
         Contract: Icehouse, Mitaka, Queens; Ganeti's FinalizeMigrationDst.
         """
 
-    # --- cold --------------------------------------------------------------------------------------
+    # --- cold: before ------------------------------------------------------------------------------
+
+    @unsupported
+    def check_can_receive_disks(
+        self, context: Context, instance: Instance, source_info: Mapping[str, Any]
+    ) -> LiveMigrateData:
+        """At the destination: see whether a guest that is off may come. Changes nothing but marks, which
+        :meth:`cleanup_live_migration_destination_check` removes.
+
+        :param instance: as it is to be here: with its new flavor, interfaces and block devices
+        :param source_info: parts of the source's :meth:`get_available_resource`
+        :return: with a mark by which the source finds out whether the storage is shared
+        :raises MigrationRefused, InsufficientResources: naming the reason: no room for its memory or its
+            disks, the name is taken, no such machine type or bridge
+
+        Our own.
+        """
+
+    @unsupported
+    def check_can_send_disks(
+        self,
+        context: Context,
+        instance: Instance,
+        data: LiveMigrateData,
+        block_device_info: BlockDeviceInfo = None,
+        flavor: Flavor | None = None,
+    ) -> LiveMigrateData:
+        """At the source: see whether the disks may go; return the data, completed.
+
+        Adds ``is_shared_instance_path`` and, in ``details["disks"]``, one entry per disk that is to be sent,
+        plain data: what :meth:`receive_disks` and :meth:`finish_migration` have to know of it.
+
+        :param instance: as it is here
+        :param flavor: the one that it is to have; None: its own
+        :raises MigrationRefused: naming the reason, such as a disk that would have to shrink
+
+        Our own.
+        """
+
+    # --- cold: the move ----------------------------------------------------------------------------
+
+    @unsupported
+    def receive_disks(self, context: Context, instance: Instance, data: LiveMigrateData) -> LiveMigrateData:
+        """At the destination: get ready for the disks, and open a way for the source to write them.
+
+        Repeated it opens that way anew, over what has come already (the old one is closed). On shared storage
+        there is none. With ``data.reverting`` nothing comes: it is only seen to that what was set aside here
+        is there, and touched in no way.
+
+        :return: ``data``, completed; the source gets it, and nobody else, with how to get in
+        :raises MigrationRefused, InsufficientResources, DiskFull: if it can't be
+
+        Our own.
+        """
 
     @unsupported
     def migrate_disk_and_power_off(
@@ -233,7 +290,11 @@ class Migration(Base):
         timeout: float = 0,
         retry_interval: float = 0,
     ) -> str:
-        """At the source: switch off and bring the disks to ``dest``; what was here is kept aside.
+        """At the source: switch off and set aside what is here, with the guest's definition; disconnect its
+        volumes, unplug its interfaces. No domain is left. Safe to repeat.
+
+        Where an agent moves it, :meth:`send_disks` brings the disks over afterwards (in contracts of others
+        this member does that as well).
 
         :param timeout: how long the guest gets to shut down, as in :meth:`power_off`
         :return: the disks, as :meth:`get_instance_disk_info` gives them
@@ -241,6 +302,23 @@ class Migration(Base):
 
         Contract: Diablo, Icehouse, Mitaka, Queens.
         """
+
+    @unsupported
+    def send_disks(self, context: Context, instance: Instance, data: LiveMigrateData) -> None:
+        """At the source: write what was set aside to where :meth:`receive_disks` has opened a way, and note
+        durably that all of it was sent.
+
+        It goes on where an earlier attempt was interrupted, reports its progress
+        (``steps.current().report``), heeds ``data.bandwidth_mib`` and a cancellation, and has succeeded only
+        when what arrived is durable there and the same by its checksum. On shared storage, and with
+        ``data.reverting``, it only notes it.
+
+        :raises DestinationUnreachable, MigrationFailed: ``retryable`` if another attempt may go on from there
+
+        Our own.
+        """
+
+    # --- cold: after -------------------------------------------------------------------------------
 
     @unsupported
     def finish_migration(
@@ -255,20 +333,32 @@ class Migration(Base):
         block_device_info: BlockDeviceInfo = None,
         power_on: bool = True,
     ) -> None:
-        """At the destination: make the guest from the disks that came.
+        """At the destination: make the guest from the disks that came; nobody writes to them any more. Safe
+        to repeat.
 
-        :param migration: the agent's record of the migration
-        :param disk_info: what :meth:`migrate_disk_and_power_off` returned
+        :param migration: the agent's record of the migration: ``migration_id``, ``source``,
+            ``destination``, ``data`` (of :meth:`receive_disks`, as plain data)
+        :param disk_info: what :meth:`migrate_disk_and_power_off` returned; where an agent moves it,
+            ``details["disks"]`` of the data as JSON
         :param resize_instance: make the disks as large as the flavor says
 
         Contract: Diablo, Icehouse, Mitaka, Queens.
         """
 
     @unsupported
+    def drop_received(self, context: Context, instance: Instance, data: LiveMigrateData) -> None:
+        """At the destination: remove what came and what was made for it, and close the way. Safe to repeat,
+        and where :meth:`receive_disks` was never called. With ``data.reverting`` what is set aside stays.
+
+        Our own.
+        """
+
+    @unsupported
     def confirm_migration(
         self, context: Context, migration: Any, instance: Instance, network_info: NetworkInfo
     ) -> None:
-        """At the source: remove what was kept aside. Safe to repeat.
+        """At the source: remove what was set aside. Safe to repeat. On shared storage what the guest uses at
+        the destination stays.
 
         Contract: Icehouse, Mitaka, Queens.
         """
@@ -282,7 +372,11 @@ class Migration(Base):
         block_device_info: BlockDeviceInfo = None,
         power_on: bool = True,
     ) -> None:
-        """At the source: bring the instance back exactly as it was.
+        """At the source: bring the instance back exactly as it was: what was set aside is put back, volumes
+        and interfaces connected, and it is started with ``power_on``. Safe to repeat; where nothing is set
+        aside it only sees to the rest.
+
+        :param instance: as it was; its metadata, security groups and generation may be newer
 
         Contract: Icehouse, Mitaka, Queens.
         """

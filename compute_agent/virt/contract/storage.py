@@ -28,13 +28,14 @@ class Storage(Base):
         disk_bus: str | None = None,
         device_type: str | None = None,
         encryption: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> str | None:
         """Connect a volume and give it to the guest. The same volume at the same place is success.
 
         :param mountpoint: the device name that is wished for, such as ``/dev/vdb``; None: any
         :param disk_bus: ``virtio``, ``scsi``, …; None: the image's
         :param device_type: ``disk`` or ``cdrom``; None: disk
         :param encryption: how the volume is encrypted
+        :return: the name that the device has got, such as ``/dev/vdb``; None: the driver can't tell
         :raises InstanceNotFound: if there is no such guest
         :raises DeviceBusy: if the volume or the name is taken
         :raises VolumeUnavailable: if the volume can't be reached

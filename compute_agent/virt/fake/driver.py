@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fake driver, put together from its concerns."""
 
-from typing import ClassVar
-
 from compute_agent.virt.fake.consoles import FakeConsoles
 from compute_agent.virt.fake.diagnostics import FakeDiagnostics
 from compute_agent.virt.fake.guest import FakeGuest
@@ -43,14 +41,3 @@ class FakeDriver(
         "supports_multiattach": False,
         "supports_live_migration": True,
     }
-    withheld_verbs: ClassVar[frozenset[str]] = frozenset(
-        {
-            "migrate",
-            "confirm_migration",
-            "revert_migration",
-            "live_migration_abort",
-            "live_migration_force_complete",
-            "host_maintenance_mode",
-        }
-    )
-    """What needs an agent at the other end: the members are there, for two drivers in one process."""

@@ -53,8 +53,6 @@ class Move:
 class FakeMigration(FakeColdMigration):
     """The migration concern. ``transfer_time`` is how long a live migration takes, in seconds."""
 
-    transfer_time = 0.0
-
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
         self.transfer_time = CONF.fake.transfer_time
@@ -205,6 +203,9 @@ class FakeMigration(FakeColdMigration):
 
     def get_migration_status(self, instance: Instance) -> MigrationStatus:
         """Return how far a live migration is, or how the last one ended."""
+        under_way = self._sendings.get(instance.uuid)
+        if under_way is not None:
+            return under_way.status()
         move = self._moves.get(instance.uuid)
         if move is not None:
             return move.status("running")
@@ -214,8 +215,11 @@ class FakeMigration(FakeColdMigration):
         """Return what there is of a guest that is migrated."""
         self.poll_outside()
         domain = self.hypervisor.find(instance.uuid)
-        if instance.uuid in self._moves:
+        files = self._directory(instance.uuid)
+        if instance.uuid in self._moves or instance.uuid in self._sendings:
             return Fact.BUSY
+        if domain is None and at_source and files.aside is not None:
+            return Fact.MOVED if files.sent else Fact.PART
         if domain is None:
             return Fact.OFF if at_source else Fact.ABSENT
         if domain.moved_to is not None:

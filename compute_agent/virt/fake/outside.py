@@ -8,6 +8,7 @@ A test does it by calling, or, from outside the agent's process, by lines in the
     {"guest": UUID, "power": "crashed"}                         its process was killed
     {"guest": UUID, "power": "running" | "paused" | "suspended" | "gone"}
     {"guest": UUID, "console": "text"}                          it writes to its console
+    {"guest": UUID, "disk": "disk", "content": "text"}          it writes to its disk
     {"hypervisor": "away", "reason": "..."}, {"hypervisor": "back"}
 """
 
@@ -54,6 +55,13 @@ class Outside:
         """The guest writes to its serial console."""
         console = (self._hypervisor.get(uuid).console + text)[-CONSOLE_LIMIT:]
         self._hypervisor.effect("console", uuid, domain={"console": console})
+
+    def write_disk(self, uuid: str, name: str, text: str) -> None:
+        """The guest writes to a disk, which then has that content."""
+        self._hypervisor.running(uuid)
+        files = self._hypervisor.world.directories[uuid]
+        disks = {**files.disks, name: msgspec.structs.replace(files.disks[name], content=text)}
+        self._hypervisor.effect("write", uuid, directories=msgspec.structs.replace(files, disks=disks))
 
     # --- people at the hypervisor --------------------------------------------------------------------------
 
@@ -131,6 +139,8 @@ class Outside:
             self._hypervisor.regain()
         elif "console" in line:
             self.write_console(str(uuid), str(line["console"]))
+        elif "disk" in line:
+            self.write_disk(str(uuid), str(line["disk"]), str(line["content"]))
         elif "power" in line:
             origin = line.get("origin", "guest" if line["power"] == "shutdown" else "host")
             self._acts[line["power"]](str(uuid), origin)

@@ -46,8 +46,8 @@ class FakeStorage(FakeBase):
         disk_bus: str | None = None,
         device_type: str | None = None,
         encryption: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Give a guest a volume."""
+    ) -> str:
+        """Give a guest a volume; return its name there."""
         domain, uuid = self.hypervisor.get(instance.uuid), instance.uuid
         volume = design.volume_id(connection_info)
         there = find_volume(domain, volume)
@@ -75,6 +75,7 @@ class FakeStorage(FakeBase):
                 undo=(lambda: self._take_device("detach_volume", uuid, volume)) if ours else None,
             ),
         )
+        return f"/dev/{device.target}"
 
     def detach_volume(
         self,

@@ -17,13 +17,14 @@ UP = frozenset({PowerState.RUNNING, PowerState.PAUSED})
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A file in an instance's directory; sizes in bytes."""
+    """A file in an instance's directory; sizes in bytes. ``content`` stands for what a guest has written."""
 
     name: str
     size: int
     format: str = "qcow2"
     used: int = 0
     backing: str | None = None
+    content: str = ""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -98,12 +99,19 @@ class Domain(msgspec.Struct):
 
 
 class Directory(msgspec.Struct, frozen=True):
-    """An instance's directory. ``aside`` is the guest as it was before it moved or was resized."""
+    """An instance's directory.
+
+    ``aside`` is the guest as it was before it moved or was resized; ``sent``: all of it is where it went.
+    ``came``: what another host has sent so far, which may write as long as it knows what the ``door`` is.
+    """
 
     token: str | None = None
     disks: dict[str, Disk] = {}
     aside: Domain | None = None
     aside_disks: dict[str, Disk] = {}
+    sent: bool = False
+    came: dict[str, Disk] = {}
+    door: str | None = None
 
 
 class HostState(msgspec.Struct, frozen=True):
@@ -207,4 +215,5 @@ def _decode(part: str, value: Any) -> Any:
 def _bytes(directory: Directory | None) -> int:
     if directory is None:
         return 0
-    return sum(disk.size for disk in (*directory.disks.values(), *directory.aside_disks.values()))
+    all_disks = (directory.disks, directory.aside_disks, directory.came)
+    return sum(disk.size for disks in all_disks for disk in disks.values())

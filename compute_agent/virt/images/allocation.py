@@ -18,7 +18,8 @@ from compute_agent.virt.images.part import disk_error
 _FICLONE = 0x40049409
 _KEEP_SIZE = 1
 _NO_CLONE = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS})
-_MODE = 0o644
+MODE = 0o600
+"""Of a disk: libvirt hands it to QEMU's user when the guest starts, and nobody else has to read it."""
 _PAGE = 4096
 _SWAP_SIGNATURE = b"SWAPSPACE2"
 _SWAP_HEADER = struct.Struct("<1024xIII16s16s")
@@ -27,13 +28,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
+def close_to_others(path: str) -> None:
+    """Let nobody but its owner read the file at ``path``, whoever made it.
+
+    :raises PermissionDenied: if that may not be changed
+    """
+    try:
+        posix.chmod(path, MODE)
+    except OSError as error:
+        raise disk_error(error, path) from None
+
+
 def blank(path: str, size: int) -> None:
     """Make a file of ``size`` bytes that is one hole.
 
     :raises DiskFull: if there is no room; :raises PermissionDenied: if it may not be made
     """
     try:
-        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, _MODE)
+        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, MODE)
         try:
             posix.ftruncate(fd, size)
         finally:
@@ -62,7 +74,7 @@ def clone(source: str, path: str, size: int) -> bool:
 
 
 def _clone(there: int, path: str, size: int) -> None:
-    fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, _MODE)
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, MODE)
     try:
         fcntl.ioctl(fd, _FICLONE, there)
         posix.ftruncate(fd, max(size, posix.fstat(fd).st_size))

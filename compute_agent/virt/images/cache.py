@@ -256,7 +256,10 @@ class ImageCache:
     def _prepare(self, path: str) -> None:
         """Make the directory and clear away what is there but not to be trusted. In a native thread."""
         try:
-            os.makedirs(self.directory, mode=0o755, exist_ok=True)
+            if not os.path.isdir(self.directory):
+                os.makedirs(self.directory, exist_ok=True)
+                # QEMU's user has to pass through, whatever our umask; what is here is nobody else's business.
+                os.chmod(self.directory, 0o711)
             self._soundness.begin()
             sweep(self.directory)
             if os.path.lexists(path):

@@ -283,6 +283,7 @@ def _appearing(path: str, size_bytes: int, how: Making) -> Iterator[str]:
         yield part
         if how.preallocate:
             process.POOL.call(allocation.reserve, part, size_bytes)
+        process.POOL.call(allocation.close_to_others, part)
         os.rename(part, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -28,6 +28,23 @@ _PARENTLESS = re.compile(rb"^[ \t]*parentcid[ \t]*=[ \t]*ffffffff[ \t]*\r?$", re
 _EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)\b.*$", re.MULTILINE)
 _LUKS_MAGIC = b"LUKS\xba\xbe"
 _QCOW_MAGIC = b"QFI\xfb"
+_PROBED_BYTES = 2048
+_BEGINNINGS = (
+    _QCOW_MAGIC,
+    _LUKS_MAGIC,
+    b"KDMV",
+    b"COWD",
+    b"QED\0",
+    b"conectix",
+    b"vhdxfile",
+    b"WithoutFreeSpace",
+    b"WithouFreSpacExt",
+    b"Bochs Virtual HD Image",
+    b"#!/bin/sh\n#V2.0 Format\n",
+)
+"""By which QEMU knows its formats, where it is left to guess."""
+_VMDK_TEXT = re.compile(rb"(?:#[^\n]*\n| *\r?\n)*version=[123]\r?\n")
+_VDI_MAGIC = b"\x7f\x10\xda\xbe"
 _PLAIN = frozenset({"raw", "gpt", "iso"})
 """Contents that no block driver of QEMU would follow anywhere: partition tables, optical disks."""
 
@@ -88,6 +105,8 @@ def _detect(fd: int, size: int, declared: DiskFormat) -> int:
     except Exception as error:  # a parser that stumbles over hostile data has not found it harmless
         raise errors.ImageUnsafe(f"the image can't be understood: {type(error).__name__}") from None
     _check_luks(fd, declared)
+    if declared in (DiskFormat.RAW, DiskFormat.ISO):
+        _check_beginning(posix.pread(fd, _PROBED_BYTES, 0), declared)
     _check_names({str(match) for match in matches}, declared, posix.pread(fd, 4, 0), size)
     if declared in (DiskFormat.RAW, DiskFormat.ISO):
         return size  # whatever a volume descriptor inside may say
@@ -110,6 +129,15 @@ def _check_names(names: set[str], declared: DiskFormat, magic: bytes, size: int)
         f"the image is declared as {declared}, its contents are {found}",
         hint="declare disk_format as what the file is, or convert it",
     )
+
+
+def _check_beginning(head: bytes, declared: DiskFormat) -> None:
+    """Refuse what QEMU would take for one of its formats, whatever else the image may be as well."""
+    if head.startswith(_BEGINNINGS) or _VMDK_TEXT.match(head) or head[0x40:0x44] == _VDI_MAGIC:
+        raise errors.ImageUnsafe(
+            f"the image is declared as {declared}, and begins as an image of another format",
+            hint="declare disk_format as what the file is, or convert it",
+        )
 
 
 def _checked_size(library: Any, match: Any, declared: DiskFormat) -> int:

@@ -53,7 +53,7 @@ class GuestDisk:
     :param bus: None for the image's or the machine's usual one
     :param device: ``disk``, ``cdrom`` or ``floppy``
     :param target: the wished name (``/dev/vdb``); taken if it is free and fits the bus
-    :param boot_index: 0 is tried first; None is not booted from
+    :param boot_index: 0 is tried first; None, or a negative one, is not booted from
     :param cache: None for QEMU's usual
     :param discard: hand on to the host what the guest discards
     :param io, detect_zeroes: None for QEMU's usual
@@ -151,7 +151,8 @@ def _names(prefix: str) -> Iterator[str]:
 
 def _boot_indexes(wanted: Sequence[GuestDisk]) -> dict[int, int]:
     """Return the place of each disk that is booted from, from 1; without any wish the first disk is it."""
-    wishes = [(disk.boot_index, number) for number, disk in enumerate(wanted) if disk.boot_index is not None]
+    asked = ((disk.boot_index, number) for number, disk in enumerate(wanted))
+    wishes = [(index, number) for index, number in asked if index is not None and index >= 0]
     if not wishes and wanted:
         wishes = [(0, 0)]
     return {number: place for place, (_, number) in enumerate(sorted(wishes), start=1)}
@@ -197,6 +198,16 @@ def _as_volume(made: config.Disk, disk: GuestDisk) -> config.Disk:
         )
     limits: dict[str, Any] = dict(disk.limits)
     return dataclasses.replace(made, **limits)
+
+
+def place_of(disk: GuestDisk) -> config.Disk:
+    """Return where a disk is, and nothing else of it."""
+    made = config.Disk(
+        type=config.DiskType.BLOCK if disk.block else config.DiskType.FILE,
+        source_file=None if disk.block else disk.source,
+        source_device=disk.source if disk.block else None,
+    )
+    return _as_volume(made, dataclasses.replace(disk, limits={}))
 
 
 def one(

@@ -5,15 +5,18 @@ Whoever designs a domain asks here, at the first spawn as after a HARD reboot, a
 missing in the answer, the guest loses.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 from compute_agent.model.instance import Instance
-from compute_agent.virt.libvirt import configdrive, keys, local_disks
+from compute_agent.virt.libvirt import config, configdrive, keys, local_disks
 from compute_agent.virt.libvirt.design_devices import DiskRole, GuestDisk
 from compute_agent.virt.libvirt.facts import DiskSettings, Settings
 from compute_agent.virt.libvirt.local_disks import LocalDisk
 from compute_agent.virt.libvirt.paths import InstancePaths
 from compute_agent.virt.libvirt.volumes import connection as volumes
 
-__all__ = ["guest_disk", "of"]
+__all__ = ["guest_disk", "keeping_names", "of"]
 
 _DIRECT = frozenset({"none", "directsync"})
 
@@ -30,6 +33,21 @@ def of(instance: Instance, paths: InstancePaths, settings: Settings) -> list[Gue
     found += volumes.guest_disks(instance, paths)
     drive = configdrive.guest_disk(instance, paths)
     return [*found, drive] if drive else found
+
+
+def keeping_names(wanted: Sequence[GuestDisk], domain: config.Domain) -> list[GuestDisk]:
+    """Return ``wanted`` with the names that ``domain`` has for those disks for which nobody wished another.
+
+    A guest may have written down ``/dev/vdc``: it stays so, though what was ``/dev/vdb`` is gone.
+    """
+    present = [] if domain.devices is None else domain.devices.disks
+    names = {disk.source_file or disk.source_device or disk.serial: disk.target for disk in present}
+    return [
+        disk
+        if disk.target or not (name := names.get(disk.source or disk.serial))
+        else dataclasses.replace(disk, target=f"/dev/{name}")
+        for disk in wanted
+    ]
 
 
 def guest_disk(disk: LocalDisk, paths: InstancePaths, settings: Settings) -> GuestDisk:

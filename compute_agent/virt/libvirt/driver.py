@@ -5,10 +5,10 @@ Each concern is a class in a module of its own; what this release does not offer
 `UnsupportedOperation` from the contract.
 """
 
+from compute_agent.virt.libvirt.coldmigration import LibvirtColdMigration
 from compute_agent.virt.libvirt.disk_answers import LibvirtDisks
 from compute_agent.virt.libvirt.hostinfo import LibvirtHost
 from compute_agent.virt.libvirt.imagecache import LibvirtImages
-from compute_agent.virt.libvirt.migration import LibvirtMigration
 from compute_agent.virt.libvirt.rebuild import LibvirtRebuild
 from compute_agent.virt.libvirt.rescue import LibvirtRescue
 from compute_agent.virt.libvirt.volumes.concern import LibvirtVolumes
@@ -18,7 +18,7 @@ __all__ = ["LibvirtDriver"]
 
 
 class LibvirtDriver(
-    LibvirtMigration,
+    LibvirtColdMigration,
     LibvirtRescue,
     LibvirtRebuild,
     LibvirtVolumes,

@@ -167,6 +167,8 @@ class Relay:
 
     def __init__(self, emit: Callable[[virt_event.Event], object]) -> None:
         self._emit_event = emit
+        self.also: Callable[[RawEvent], object] | None = None
+        """Who hears of each raw event as well, before anybody is told what it means."""
         self._runs: dict[str, Run] = {}
         self._shutdown_by: dict[str, str] = {}
         self._expected: dict[str, list[Expectation]] = {}
@@ -181,6 +183,8 @@ class Relay:
 
     def handle(self, raw: RawEvent) -> None:
         """Take one of libvirt's events and tell what it means, if anything."""
+        if self.also is not None:
+            self.also(raw)
         if raw.event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
             self._shutdown_by[raw.uuid] = _SHUTDOWN_BY.get(raw.detail, "unknown")
         elif raw.event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:

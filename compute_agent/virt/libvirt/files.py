@@ -171,11 +171,16 @@ def _delete(path: str) -> None:
 
 def _write(path: str, note: msgspec.Struct) -> None:
     temporary = f"{path}.new"
-    with open(temporary, "wb") as file:
-        file.write(msgspec.json.encode(note))
-        file.flush()
-        os.fsync(file.fileno())  # a note that a host's crash has emptied would tell nothing
-    os.rename(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(msgspec.json.encode(note))
+            file.flush()
+            os.fsync(file.fileno())  # a note that a host's crash has emptied would tell nothing
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _read(path: str, kind: type[N]) -> N | None:

@@ -12,7 +12,16 @@ from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.virt import configdrive
 from compute_agent.virt.info import InstanceInfo, Problem
-from compute_agent.virt.libvirt import admission, designer, fitness, guest, networks, resources, room
+from compute_agent.virt.libvirt import (
+    admission,
+    designer,
+    fitness,
+    guest,
+    local_disks,
+    networks,
+    resources,
+    room,
+)
 from compute_agent.virt.libvirt.consoles import LibvirtConsoles
 from compute_agent.virt.libvirt.diagnostics import to_info
 from compute_agent.virt.libvirt.orphans import LibvirtOrphans
@@ -133,7 +142,13 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
         return _problems(
             lambda: designer.check(instance, facts=self._facts(), settings=self._settings()),
             lambda: self._on_disk(networks.check, instance.network_info),
-            lambda: self._on_disk(room.check, instance.flavor, self._facts().cpus, self._instances_path),
+            lambda: self._on_disk(
+                room.check,
+                instance.flavor,
+                self._facts().cpus,
+                self._instances_path,
+                local_disks.promised_bytes(instance),
+            ),
             lambda: instance.image and self._images.cached(instance.image),
         )
 

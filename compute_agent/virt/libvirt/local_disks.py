@@ -88,6 +88,19 @@ def wanted(instance: Instance, settings: Settings) -> list[LocalDisk]:
     return [_settled(disk, asked, settings.disks) for disk in found]
 
 
+def promised_bytes(instance: Instance) -> int:
+    """Return how large the disks of ``instance`` on this host may become. Raises as :func:`wanted`.
+
+    Volumes are elsewhere, also one that is the root disk. A disk of its image's size counts as what is told
+    of the image.
+    """
+    return sum(disk.size_bytes or _told_bytes(disk.image) for disk in wanted(instance, Settings()))
+
+
+def _told_bytes(image: Image | None) -> int:
+    return 0 if image is None else max(image.min_disk_gb * GIB, image.size_bytes)
+
+
 def of(instance: Instance, paths: InstancePaths, settings: Settings) -> list[LocalDisk]:
     """Return the disks of ``instance`` as they were made; before that, as they should be.
 

@@ -21,6 +21,7 @@ from compute_agent.virt.libvirt import events, fencing, files, guest, keys, loca
 from compute_agent.virt.libvirt.base import LibvirtBase
 from compute_agent.virt.libvirt.events import Expectation
 from compute_agent.virt.libvirt.redesign import Redesign
+from compute_agent.virt.libvirt.volumes import reach
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class LibvirtPower(LibvirtBase):
         """Boot the guest; one that runs, or is paused, stays as it is."""
         self._check_bootable(instance)
         self._check_networks(network_info)
+        self._check_volumes(instance)
         self._start(instance, instance.start_paused)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
@@ -126,6 +128,7 @@ class LibvirtPower(LibvirtBase):
         """Bring a suspended guest back; it runs then, also if it was paused before."""
         self._check_networks(network_info)
         self._check_ours(instance)
+        self._check_volumes(instance)
         uuid = instance.uuid
         opened = self._on_disk(local_disks.keys_of, instance, self._paths(instance))
         expecting = self._relay.expecting(uuid, events.RESUMED, self._is_in(uuid, PowerState.RUNNING))
@@ -158,6 +161,15 @@ class LibvirtPower(LibvirtBase):
     def _check_networks(self, network_info: NetworkInfo) -> None:
         if network_info:
             self._on_disk(networks.check, network_info)
+
+    def _check_volumes(self, instance: Instance, *, runs_too: bool = False) -> None:
+        """Say whether a guest that is to be started finds its volumes.
+
+        :param runs_too: it is to be ended first
+        :raises VolumeUnavailable: naming one that it does not find
+        """
+        if instance.block_device_mapping and (runs_too or self._is_off(instance.uuid)):
+            reach.check(self, instance)
 
     def _check_ours(self, instance: Instance) -> None:
         self._on_disk(fencing.check, self._paths(instance), instance.generation)
@@ -232,6 +244,7 @@ class _Reboot:
     def _note(self) -> None:
         self._driver._check_networks(self._network_info)
         self._driver._check_ours(self._instance)  # also before it is stopped: it could not be started again
+        self._driver._check_volumes(self._instance, runs_too=True)
         seen = self._driver._host.ask_guest(self._uuid, guest.see)
         if self._operation_id is not None:
             note = files.Reboot(operation_id=self._operation_id, domain_id=seen.domain_id)
@@ -260,5 +273,6 @@ class _Reboot:
         self._driver._host.act_guest(self._uuid, guest.drop_save)
 
     def _start(self) -> None:
+        self._driver._check_volumes(self._instance)
         # The note stays: if we are killed right here, it tells the next attempt that all is done.
         self._driver._start(self._instance)

@@ -26,7 +26,16 @@ from compute_agent.virt import configdrive as drives
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, InjectedFiles, NetworkInfo
 from compute_agent.virt.images import disks as image_disks
 from compute_agent.virt.images.part import disk_error, sync_directory
-from compute_agent.virt.libvirt import configdrive, designer, fencing, files, local_disks, rescue
+from compute_agent.virt.libvirt import (
+    config,
+    configdrive,
+    designer,
+    disks,
+    fencing,
+    files,
+    local_disks,
+    rescue,
+)
 from compute_agent.virt.libvirt.designer import DiskRole
 from compute_agent.virt.libvirt.disk_making import DiskMaker
 from compute_agent.virt.libvirt.evacuation import Evacuation
@@ -322,7 +331,10 @@ class Rebuild(Renewal):
             self._start()
 
     def _define_new(self) -> None:
-        self._define(self._design(self._own_disks(), self._driver._direct_boot(self._instance)))
+        before, own = self._known().definition, self._own_disks()
+        if before is not None:
+            own = disks.keeping_names(own, config.Domain.from_xml(before))
+        self._define(self._design(own, self._driver._direct_boot(self._instance)))
 
     def _define_old(self) -> None:
         if not self._made_by_us(self._definition()):

@@ -74,7 +74,7 @@ class Redesign:
             facts=self._driver._facts(),
             settings=settings,
             paths=self._paths,
-            disks=wanted,
+            disks=disks.keeping_names(wanted, old),
             vifs=self._vifs,
             boot=_boot(old),
             operation_id=self._operation_id or described.operation_id,

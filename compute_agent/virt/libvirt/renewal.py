@@ -53,6 +53,7 @@ class Renewal:
         """
         self._driver._check_networks(self._vifs)
         self._driver._check_ours(self._instance)
+        self._driver._check_volumes(self._instance, runs_too=True)
         if not self._driver._on_disk(files.is_there, self._paths.owner):
             raise errors.UnsupportedOperation(
                 "the agent did not make this guest: it does not know which disks it has",

@@ -51,10 +51,11 @@ def disk(path: str) -> Disk:
     return Disk(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
 
 
-def check(flavor: Flavor, cpus: int, instances_path: str) -> None:
+def check(flavor: Flavor, cpus: int, instances_path: str, disk_bytes: int | None = None) -> None:
     """Hold a flavor against the host.
 
     :param cpus: processors of the host
+    :param disk_bytes: of all disks that the guest has on the storage of the instances; None: the flavor's own
     :raises InsufficientResources: naming what it lacks
     """
     host = CONF.host
@@ -65,6 +66,8 @@ def check(flavor: Flavor, cpus: int, instances_path: str) -> None:
     if flavor.memory_mb > memory_mb:
         raise _lacks("MiB of memory", flavor.memory_mb, memory_mb)
     asked = (flavor.root_gb + flavor.ephemeral_gb) * GIB + flavor.swap_mb * MIB
+    if disk_bytes is not None:
+        asked = disk_bytes
     total = disk(instances_path).total - host.reserved_disk_mb * MIB
     if asked > total:
         raise _lacks("MiB of disk", asked // MIB, total // MIB)
@@ -72,7 +75,7 @@ def check(flavor: Flavor, cpus: int, instances_path: str) -> None:
 
 def _lacks(what: str, asked: int, there: int) -> errors.InsufficientResources:
     return errors.InsufficientResources(
-        f"the flavor asks for {asked} {what}, the host has {max(there, 0)} to give",
+        f"the instance asks for {asked} {what}, the host has {max(there, 0)} to give",
         retryable=False,
         hint="take a smaller flavor or another host; [host] has the ratios and reserves",
     )

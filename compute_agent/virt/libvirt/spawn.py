@@ -35,6 +35,7 @@ from compute_agent.virt.libvirt import (
     fencing,
     files,
     guest,
+    local_disks,
     metadata,
     networks,
     room,
@@ -138,7 +139,11 @@ class Spawn:
     def _check_host(self, cpus: int) -> None:
         """In a native thread."""
         networks.check(self._vifs)
-        room.check(self._instance.flavor, cpus, self._paths.instances_path)
+        try:
+            needed: int | None = local_disks.promised_bytes(self._instance)
+        except errors.ComputeError:
+            needed = None  # the check of the disks tells what is wrong with them
+        room.check(self._instance.flavor, cpus, self._paths.instances_path, needed)
 
     def _check_unused(self) -> None:
         taken = self._driver._host.ask(admission.who_has, self._uuid, self._instance.name)

@@ -78,6 +78,34 @@ def test_a_guest_that_keeps_its_volume_has_it_on_record_too(served: Served, plac
     assert served.left_of(instance) == []
 
 
+def test_names_that_nobody_wished_are_on_record_and_stay(served: Served, place: pathlib.Path) -> None:
+    """Also where a disk before them goes, or the image is another."""
+    first, second, third = local(place), local(place), local(place)
+    devices = [{"source_type": "volume", **volume} for volume in (first, second)]
+    instance = served.spawn(block_device_mapping=devices)
+    served.do("attach_volume", instance_uuid=instance, volume=third)
+    assert on_record(served, instance)[2] == (third["volume_id"], "/dev/vdd")
+    served.do("power_off", instance_uuid=instance, timeout=0)
+    served.do("detach_volume", instance_uuid=instance, volume_id=first["volume_id"])
+    named = {second["volume_id"]: "vdc", third["volume_id"]: "vdd"}
+    served.do("reboot", instance_uuid=instance, reboot_type="HARD")
+    assert names(served, instance) == named
+    served.do("rebuild", instance_uuid=instance, image=served.record(instance)["instance"]["image"])
+    assert names(served, instance) == named
+    served.do("destroy", instance_uuid=instance)
+    assert served.left_of(instance) == []
+
+
+def names(served: Served, instance: str) -> dict[str, str]:
+    """The names of a running guest's volumes."""
+    known = dict(on_record(served, instance))
+    found = {
+        disk.findtext("serial") or "": disk.find("target").get("dev", "")  # type: ignore[union-attr]
+        for disk in served.guest(instance).xml().findall("devices/disk")
+    }
+    return {serial: name for serial, name in found.items() if serial in known}
+
+
 def test_a_swap_keeps_the_place_of_a_volume_and_an_extension_is_noted(
     served: Served, place: pathlib.Path
 ) -> None:

@@ -22,6 +22,7 @@ from compute_agent.model.image import DiskFormat, Image
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.virt.images import process
+from compute_agent.virt.libvirt import room
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.rig.bootsector import POLITE
 from tests.rig.guest import Guest
@@ -344,12 +345,13 @@ def test_a_disk_whose_making_a_crash_of_the_host_cut_off_is_made_again(watched: 
 def small(
     watched: Watched, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pathlib.Path]:
-    """Instances are on a file system of 4 MiB, and their images are not."""
+    """Instances are on a file system of 4 MiB that says that it has a TiB, and their images are not."""
     found = tmp_path / "small"
     found.mkdir(mode=0o755)
     command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "none", str(found)]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     monkeypatch.setattr(watched.driver, "_instances_path", str(found))
+    monkeypatch.setattr(room, "disk", lambda path: room.Disk(2**40, 2**40))
     yield found
     subprocess.run(["umount", "-l", str(found)], check=True, capture_output=True, timeout=30)
 

@@ -11,6 +11,7 @@ import pytest
 
 from compute_agent import concurrency, failpoints, steps
 from compute_agent.model import errors
+from compute_agent.model.block_device import BlockDevice, SourceType
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance, SecurityGroup
@@ -155,6 +156,14 @@ def test_a_name_that_another_domain_has_is_refused(watched: Watched) -> None:
 )
 def test_a_flavor_larger_than_the_host_is_refused(watched: Watched, flavor: Flavor) -> None:
     instance = watched.instance(flavor=flavor)
+    with pytest.raises(errors.InsufficientResources):
+        watched.spawn(instance)
+    assert watched.left_of(instance) == []
+
+
+def test_disks_larger_than_the_host_are_refused(watched: Watched) -> None:
+    blank = BlockDevice(source_type=SourceType.BLANK, size_gb=2**20)
+    instance = watched.instance(block_device_mapping=[blank])
     with pytest.raises(errors.InsufficientResources):
         watched.spawn(instance)
     assert watched.left_of(instance) == []

@@ -21,6 +21,7 @@ from compute_agent.model.block_device import BlockDevice, SourceType
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
+from compute_agent.virt.images import disks as images
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.rig import volumeguest
 from tests.rig.bootsector import POLITE
@@ -336,6 +337,30 @@ def test_a_volume_whose_server_went_away_can_be_detached(
     assert shown(watched, instance) == ([], [])
 
 
+def test_a_guest_does_not_start_without_its_volumes_server_and_does_with_it(
+    watched: Watched, served: Callable[..., Any]
+) -> None:
+    server = served(NbdServer())
+    info = described(server, new_id())
+    instance = watched.instance()
+    instance = with_volume(instance, info)
+    watched.spawn(instance)
+    before = shown(watched, instance)
+    server.stop()
+    with watched.operation("reboot"), pytest.raises(errors.VolumeUnavailable):
+        watched.driver.reboot(None, instance, [], "HARD")
+    assert shown(watched, instance) == before
+    assert watched.state(instance) is PowerState.RUNNING
+    watched.driver.power_off(instance)
+    with watched.operation("power_on"), pytest.raises(errors.VolumeUnavailable):
+        watched.driver.power_on(None, instance, [])
+    assert watched.state(instance) is PowerState.SHUTDOWN
+    server.start()
+    with watched.operation("power_on"):
+        watched.driver.power_on(None, instance, [])
+    assert (shown(watched, instance), watched.state(instance)) == (before, PowerState.RUNNING)
+
+
 def test_what_may_not_be_a_volume_is_refused(watched: Watched, place: pathlib.Path) -> None:
     instance = watched.spawned()
     before = shown(watched, instance)
@@ -489,6 +514,23 @@ def test_a_file_grows_on_a_running_guest_and_on_one_that_is_encrypted(
         assert (place / info["serial"]).stat().st_size == GIB
     disks.wait_disk(plain["serial"], GIB)
     disks.wait(rf"^disk \w+ serial {secret['serial'][:20]} bytes 10[67]\d{{7}} ro 0")
+
+
+@pytest.mark.parametrize("disk_format", ["raw", "qcow2"])
+def test_a_file_grows_while_its_guest_is_off(watched: Watched, place: pathlib.Path, disk_format: str) -> None:
+    info = local(place, new_id(), format=disk_format)
+    if disk_format == "qcow2":
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", info["data"]["device_path"], "16M"]
+        subprocess.run(command, check=True, timeout=60)
+    instance = with_volume(watched.instance(), info)
+    watched.spawn(instance)
+    watched.driver.power_off(instance)
+    for _ in range(2):
+        watched.driver.extend_volume({**info, "data": {**info["data"], "size_gb": 1}}, instance)
+        assert images.info(info["data"]["device_path"], disk_format).virtual_size == GIB
+    watched.driver.power_on(None, instance, [])
+    with Guest(watched.hypervisor, instance.uuid).domain() as domain:
+        assert domain.blockInfo("vdb")[0] == GIB
 
 
 # --- snapshots ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def _done(actions: Sequence[str]) -> list[str]:
 
 
 HELD = ["fake.migration.held", "fake.migration.arrived"]
-AT_SOURCE = _around(PHASES_OF_SOURCE) + _done(DONE_AT_SOURCE) + HELD
+AT_SOURCE = ["migrate.begun", *_around(PHASES_OF_SOURCE), *_done(DONE_AT_SOURCE), *HELD]
 AT_DESTINATION = _around(PHASES_OF_DESTINATION) + _done(DONE_AT_DESTINATION)
 KEEPING = _around(["keeping", "kept", "kept.settled"]) + _done(["abort_job", "resume_guest", "cancel"])
 DROPPING = _around(["dropped", "dropped.settled"]) + _done(["clean_up", "declined"])
@@ -72,11 +72,12 @@ def _started(both: Pair) -> str:
 @pytest.mark.parametrize(
     ("points", "role"),
     [
-        (["handshake.moving.after", "handshake.given.before", "handshake.given.after"], SOURCE),
+        (["migrate.begun", "handshake.moving.after"], SOURCE),
+        (["handshake.given.before", "handshake.given.after"], SOURCE),
         (["handshake.prepared.after", "handshake.owner.before", "handshake.owner.after"], DESTINATION),
         (HELD, SOURCE),
     ],
-    ids=["source", "destination", "switch-over"],
+    ids=["source", "decision", "destination", "switch-over"],
 )
 def test_killed_where_it_matters_most(pair: Callable[..., Pair], points: list[str], role: int) -> None:
     both = pair()

@@ -111,7 +111,6 @@ def test_what_can_not_be_moved_stays_untouched(pair: Callable[..., Pair]) -> Non
         "InvalidArguments": {"dest": here},
         "DestinationUnreachable": {"dest": "nobody"},
         "MigrationRefused": {"block_migration": False},
-        "UnsupportedOperation": {"mode": "cold"},
     }
     for code, asked in refusals.items():
         failed = both.receiver.failed(both.migrate(uuid, **asked), 60)

@@ -49,3 +49,24 @@ def test_a_destination_that_is_away_is_waited_for_or_given_up(pair: Callable[...
     both.agents[1].start()
     wait_until(lambda: both.handshake(0, uuid)["settled"], 60, "the destination's word", both.evidence)
     assert both.side_of(uuid) == 0 and both.owner(uuid) == 0
+
+
+def test_a_guest_that_is_sent_while_its_agents_lose_each_other_arrives_when_they_meet_again(
+    pair: Callable[..., Pair], broker: Broker
+) -> None:
+    both = pair(transfer_time=5)
+    both.start()
+    uuid = both.spawn()
+    both.write(0, uuid, "before")
+    migration = both.resize(uuid)
+    wait_until(lambda: both.is_aside(0, uuid), 60, "the transfer", both.evidence)
+    broker.suspend()
+    try:
+        wait_until(lambda: both.worlds()[0].directories[uuid].sent, 60, "its end", both.evidence)
+        assert not any(uuid in world.domains for world in both.worlds())
+    finally:
+        broker.resume()
+    both.receiver.succeeded(migration, 120)
+    assert both.at_home(uuid) == both.owner(uuid) == 1
+    assert both.content(1, uuid) == "before"
+    both.assert_never_two(uuid)

@@ -67,3 +67,16 @@ def test_an_error_tells_all_it_knows() -> None:
         "    a",
         "    b",
     ]
+
+
+def test_the_report_of_a_drain_has_a_line_for_each_guest() -> None:
+    blocked = {"code": "InvalidState", "message": "it is rescued", "step": None, "hint": "unrescue it"}
+    guests = [
+        {"instance_uuid": "u-1", "name": "web", "standing": "moved", "dest": "node-2", "operation_id": "o-1"},
+        {"instance_uuid": "u-2", "name": "db", "standing": "blocked", "error": blocked},
+    ]
+    lines = list(output.answer({"state": "failed", "result": {"total": 2, "guests": guests}}))
+    assert [line.split() for line in lines[:2]] == [["state", "failed"], ["result.total", "2"]]
+    assert lines[2].split()[:5] == ["INSTANCE_UUID", "NAME", "STANDING", "DEST", "ERROR.CODE"]
+    rows = [line.split()[:4] for line in lines[3:]]
+    assert rows == [["u-1", "web", "moved", "node-2"], ["u-2", "db", "blocked", "-"]]

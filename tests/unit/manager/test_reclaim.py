@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from compute_agent.conf import CONF
-from compute_agent.manager import reclaim
+from compute_agent.manager import overdue, reclaim
 from compute_agent.manager.reclaim import Reclaimer
 from compute_agent.model import clock
 from compute_agent.model.instance import InstanceRecord
@@ -29,7 +29,7 @@ class Clocks:
         self.uptime = 1000.0
         self.boot("one")
         monkeypatch.setattr(clock, "uptime", lambda: self.uptime)
-        monkeypatch.setattr(reclaim, "BOOT_ID", self._boot)
+        monkeypatch.setattr(overdue, "BOOT_ID", self._boot)
 
     def boot(self, name: str, uptime: float = 1000.0) -> None:
         self._boot.write_text(f"{name}\n")
@@ -198,7 +198,7 @@ def test_a_reclaim_that_fails_is_asked_for_again_later(
     (operation_id,) = reclaimer.look()
     assert operation(house, operation_id).error is not None
     assert reclaimer.look() == []
-    monkeypatch.setattr(reclaim, "AGAIN_S", 0.0)
+    monkeypatch.setattr(overdue, "AGAIN_S", 0.0)
     (again,) = reclaimer.look()
     assert operation(house, again).error is None
     assert uuid not in house.driver.hypervisor.world.domains

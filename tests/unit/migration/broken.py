@@ -146,8 +146,52 @@ class LeavesWhatArrived(Protocol):
         return without(super().drop(), Do.CLEAN)
 
 
-@breaks(Kind.COLD, "the guest is lost")
+@breaks(Kind.COLD, "what may be gone back to")
 class RemovesTheSourceFirst(Protocol):
     def moving(self, state: State, event: Event) -> Step:
         step = super().moving(state, event)
-        return (step[0], (Do.END, *step[1])) if step[0].phase is Phase.KEEPING else step
+        return (step[0], (Do.DISCARD, *step[1])) if step[0].phase is Phase.KEEPING else step
+
+
+@breaks(Kind.COLD, "made from what is not all there")
+class TakesSetAsideForTransferred(Protocol):
+    def moving(self, state: State, event: Event) -> Step:
+        return self.give() if event is Fact.PART else super().moving(state, event)
+
+
+@breaks(Kind.COLD, "nothing is left to go back to")
+class RemovesTheSourceOnceItIsTaken(Protocol):
+    def given(self, state: State, event: Event) -> Step:
+        step = super().given(state, event)
+        return (step[0], (Do.DISCARD, *step[1])) if event is Message.TAKEN else step
+
+
+@breaks(Kind.COLD, "nothing is left to go back to")
+class ConfirmsInMemoryOnly(Protocol):
+    def owning(self, state: State, event: Event) -> Step:
+        step = super().owning(state, event)
+        return without(step, Do.PERSIST) if event is Input.CONFIRM else step
+
+
+@breaks(Kind.COLD, "never ends")
+class TellsOnceThatItIsForGood(Protocol):
+    def confirmed(self, state: State, event: Event) -> Step:
+        return (state, ()) if event in (Input.TICK, Input.RESTART) else super().confirmed(state, event)
+
+
+@breaks(Kind.COLD, "never ends")
+class AnswersOnceThatItIsGone(Protocol):
+    def discarding(self, state: State, event: Event) -> Step:
+        return (state, ()) if state.settled else super().discarding(state, event)
+
+
+@breaks(Kind.REVERT, "two owners")
+class GivesBackInMemoryOnly(Protocol):
+    def give(self) -> Step:
+        return without(super().give(), Do.PERSIST)
+
+
+@breaks(Kind.REVERT, "two copies run|needed is ended|does not belong")
+class GivesBackWhatRuns(Protocol):
+    def moving(self, state: State, event: Event) -> Step:
+        return self.give() if event is Fact.RUNS else super().moving(state, event)

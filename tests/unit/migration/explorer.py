@@ -26,7 +26,7 @@ from compute_agent.model.handshake import (
     Protocol,
     State,
 )
-from tests.unit.migration.hosts import Broken, Hosts, Hypervisors
+from tests.unit.migration.hosts import ASIDE, OFF, Broken, Hosts, Hypervisors
 
 BITS = {message: 1 << number for number, message in enumerate(Message)}
 FOR = tuple(
@@ -34,6 +34,8 @@ FOR = tuple(
     for side in (0, 1)
 )
 KEEPING = (Phase.KEEPING, Phase.KEPT)
+GIVEN = (Phase.GIVEN, Phase.DISCARDING)
+TAKING = (Phase.PREPARED, Phase.OWNER, Phase.CONFIRMED)
 ROUNDS = 60
 
 
@@ -66,7 +68,9 @@ class Explorer:
     def __init__(self, protocol: Protocol, held: bool = True) -> None:
         self.step = functools.cache(protocol.step)
         self.hypervisors = Hypervisors(protocol.kind, held)
+        self.kind = protocol.kind
         self.postcopy = protocol.kind is Kind.POSTCOPY
+        self.before = "aside" if protocol.kind is Kind.REVERT else "absent"
         self.good: set[tuple[World, bool]] = set()
 
     def explore(self, crashes: int, partitions: int, faults: int) -> int:
@@ -75,7 +79,8 @@ class Explorer:
         :raises Broken: with the first state in which a guarantee does not hold
         """
         asked, none = State(Phase.ASKED), State(Phase.NONE)
-        world = World(End(asked, asked), End(none, none), left=(crashes, partitions, faults))
+        hosts = Hosts(destination=self.before)
+        world = World(End(asked, asked), End(none, none), hosts, left=(crashes, partitions, faults))
         start = self.feed(world, 0, Input.BEGIN)
         seen, queue = {start}, deque([start])
         while queue:
@@ -113,6 +118,8 @@ class Explorer:
         if side == 0:
             yield Input.ABORT
             yield Input.FORCE
+        elif self.kind is Kind.COLD:
+            yield Input.CONFIRM
 
     def faults(self, world: World) -> Iterator[World]:
         crashes, partitions, faults = world.left
@@ -164,7 +171,8 @@ class Explorer:
         if isinstance(action, Fact):
             yield self.feed(without, side, action)
         elif action is Do.LOOK:
-            for fact in {world.hosts.fact(side), Fact.UNKNOWN}:
+            seen = world.hosts.fact(side)
+            for fact in {seen, Fact.UNKNOWN, Fact.OFF if seen is Fact.PART else seen}:  # given up
                 yield _put(world, side, rest._replace(todo=(fact, *rest.todo)))
         elif action is Do.PREPARE:
             yield self.feed(without, side, Input.PREPARED)
@@ -185,7 +193,7 @@ class Explorer:
         hosts, source, destination = world.hosts, world.source.durable, world.destination.durable
         if hosts.source == hosts.destination == "runs":
             raise Broken(f"two copies run: {world}")
-        given = source.phase is Phase.GIVEN and destination.phase in (Phase.PREPARED, Phase.OWNER)
+        given = source.phase in GIVEN and destination.phase in TAKING
         if source.owner and destination.owner:
             raise Broken(f"two owners: {world}")
         if not (source.owner or given):
@@ -194,17 +202,18 @@ class Explorer:
             raise Broken(f"it runs where it does not belong: {world}")
         if hosts.ran and source.phase in KEEPING:
             raise Broken(f"what was written at the destination is lost: {world}")
-        if hosts.destination == "runs" and not self.postcopy and destination.phase is not Phase.OWNER:
+        if hosts.destination == "runs" and not self.postcopy and not destination.owner:
             raise Broken(f"it runs before it was told to: {world}")
+        if self.kind is Kind.COLD and hosts.source == "gone" and destination.phase is not Phase.CONFIRMED:
+            raise Broken(f"nothing is left to go back to: {world}")
         if not (hosts.died or self.usable(hosts)):
             raise Broken(f"the guest is lost: {world}")
 
     def usable(self, hosts: Hosts) -> bool:
-        if hosts.source in ("runs", "held") or hosts.destination == "runs":
+        if hosts.source in ("runs", "held") or hosts.destination in ("runs", "aside"):
             return True
-        return (hosts.destination == "held" and not hosts.stale) or (
-            self.hypervisors.kind is Kind.COLD and hosts.source in ("off", "moved")
-        )
+        aside = self.kind in OFF and hosts.source in ASIDE
+        return aside or (hosts.destination == "held" and not hosts.stale)
 
     def ended(self, world: World) -> bool:
         """Whether both ends are done, one copy runs at the owner, and the other end holds nothing."""
@@ -214,9 +223,11 @@ class Explorer:
         if not (source.settled and destination.settled):
             return False
         if source.phase is Phase.KEPT and destination.phase is Phase.DROPPED:
-            here, nothing = hosts.source, hosts.destination == "absent"
+            here, nothing = hosts.source, hosts.destination == self.before
         else:
-            here, nothing = hosts.destination, hosts.source == "gone"
+            kept = self.kind is Kind.COLD and source.phase is Phase.GIVEN
+            here, nothing = hosts.destination, hosts.source == ("moved" if kept else "gone")
+            nothing = nothing and (source.phase is Phase.GIVEN) == (destination.phase is Phase.OWNER)
         return nothing and (here == "runs" or hosts.died)
 
     def must_end(self, world: World, again: bool) -> None:
@@ -242,29 +253,34 @@ class Explorer:
     def calm(self, world: World, again: bool) -> World:
         """One round without faults: all is done, all that is said is heard, time goes on."""
         for side in (0, 1):
-            world = self.finish(world, side)
+            world = self.finish(world, side, again)
         moved = self.hypervisors.progress(world.hosts)
         world = world if moved is None else world._replace(hosts=moved)
         heard, world = world.sent, world if again else world._replace(sent=0)
         for side in (0, 1):
             for message, bit in FOR[side]:
                 if heard & bit:
-                    world = self.finish(self.feed(world, side, message), side)
-            world = self.finish(self.feed(world, side, Input.TICK), side)
+                    world = self.finish(self.feed(world, side, message), side, again)
+            world = self.finish(self.feed(world, side, Input.TICK), side, again)
         urged = Input.ABORT if again else Input.FORCE
-        return self.finish(self.feed(world, 0, urged), 0)
+        return self.finish(self.feed(world, 0, urged), 0, again)
 
-    def finish(self, world: World, side: int) -> World:
+    def finish(self, world: World, side: int, again: bool) -> World:
         while world[side].todo:  # type: ignore[union-attr]
-            world = next(self.known(world, side))
+            world = next(self.known(world, side, again))
         return world
 
-    def known(self, world: World, side: int) -> Iterator[World]:
-        """What is done without faults: a look sees what there is, and preparing succeeds."""
+    def known(self, world: World, side: int, again: bool) -> Iterator[World]:
+        """What is done without faults: a look sees what there is, and preparing succeeds.
+
+        An agent that was asked to give up goes on with nothing.
+        """
         end: End = world[side]  # type: ignore[assignment]
         if end.todo[0] is not Do.LOOK:
             return self.perform(world, side)
-        return iter([_put(world, side, end._replace(todo=(world.hosts.fact(side), *end.todo[1:])))])
+        seen = world.hosts.fact(side)
+        seen = Fact.OFF if again and seen is Fact.PART else seen
+        return iter([_put(world, side, end._replace(todo=(seen, *end.todo[1:])))])
 
 
 def _put(world: World, side: int, end: End) -> World:

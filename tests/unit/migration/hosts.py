@@ -5,7 +5,8 @@ The source's copy is ``runs``, ``held``, ``spent`` (a post-copy broke off), ``mo
 transferred), ``off`` or ``gone``; the destination's is ``absent``, ``incoming``, ``held``, ``runs``,
 ``broken`` or ``off`` (arrived, and ended since). The job is ``none``, ``transfer``, ``switch`` (the source
 is held), ``finish`` (complete at the destination, and the source has not heard it), ``post`` or ``over``. A
-guest that is moved cold is ``off`` in ``transfer``, and what is ``held`` at the destination are its disks.
+guest that is moved cold is ``set_aside`` in ``transfer``, and what is ``held`` at the destination are its
+disks. What is to be gone back to with a revert is ``aside`` there.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from typing import NamedTuple
 
 from compute_agent.model.handshake import Do, Fact, Kind
 
+OFF = (Kind.COLD, Kind.REVERT)
+ASIDE = ("off", "set_aside", "moved")
+"""The source's copy while it is moved cold, as far as that has come."""
 RUNNING_JOBS = ("transfer", "switch", "finish", "post")
 
 
@@ -43,7 +47,7 @@ class Hosts(NamedTuple):
         copy = self[side]
         if copy == "incoming" or (side == 0 and self.busy):
             return Fact.BUSY
-        return Fact({"gone": "off", "broken": "off"}.get(copy, copy))
+        return Fact({"gone": "off", "broken": "off", "aside": "off"}.get(copy, copy))
 
     def runs_here(self, **more: object) -> "Hosts":
         return self._replace(source="runs", stale=self.destination != "absent", **more)  # type: ignore[arg-type]
@@ -60,37 +64,51 @@ class Hypervisors:
 
     def act(self, hosts: Hosts, side: int, action: Do, parted: bool) -> Hosts:
         """Do what the agent of a side asks for; what can't be done changes nothing."""
-        if action is Do.START and hosts.job == "none" and hosts.source == "runs":
-            return self.start(hosts, parted)
+        if action is Do.START and not hosts.busy:
+            return self.start_cold(hosts) if self.kind in OFF else self.start(hosts, parted)
         if action is Do.ABORT_JOB and hosts.job in ("transfer", "switch"):
             return self.stopped(hosts)
         if action is Do.SWITCH and hosts.job == "transfer" and not parted:
             return hosts._replace(source="spent", destination="runs", job="post", ran=True)
         if action is Do.RESUME:
             return self.resume_source(hosts) if side == 0 else self.resume_destination(hosts)
+        if action is Do.DISCARD:
+            return self.discard(hosts)
         if action is Do.END or (action is Do.CLEAN and side == 0):
-            return self.end_source(hosts)
+            return hosts if self.kind is Kind.COLD else self.end_source(hosts)
         if action is Do.CLEAN:
             return self.clean_destination(hosts)
         return hosts
 
     def start(self, hosts: Hosts, parted: bool) -> Hosts:
+        if hosts.job != "none" or hosts.source != "runs":
+            return hosts
         if parted:
             return hosts._replace(job="over")
-        source = "off" if self.kind is Kind.COLD else "runs"
-        return hosts._replace(source=source, destination="incoming", job="transfer")
+        return hosts._replace(destination="incoming", job="transfer")
+
+    def start_cold(self, hosts: Hosts) -> Hosts:
+        """Begin, or go on where an earlier attempt was interrupted."""
+        if hosts.source == "gone":
+            raise Broken(f"what is not there is sent: {hosts}")
+        return hosts if hosts.source == "moved" else hosts._replace(job="transfer")
 
     def stopped(self, hosts: Hosts, destination: str = "absent") -> Hosts:
         """The transfer ends early; the source's copy is as it was before, but for a cold one."""
-        source = "off" if self.kind is Kind.COLD else "runs"
-        return hosts._replace(source=source, destination=destination, job="over")
+        if self.kind in OFF:  # it is as far as it came, here and there
+            return hosts._replace(job="over")
+        return hosts._replace(source="runs", destination=destination, job="over")
 
     def resume_source(self, hosts: Hosts) -> Hosts:
-        if hosts.source == "held" or (self.kind is Kind.COLD and hosts.source in ("off", "moved")):
+        if hosts.source == "held" or (self.kind in OFF and hosts.source in ASIDE):
             return hosts.runs_here()
         return hosts
 
     def resume_destination(self, hosts: Hosts) -> Hosts:
+        if self.kind is Kind.REVERT and hosts.destination == "aside":
+            return hosts._replace(destination="runs", ran=True)
+        if self.kind is Kind.COLD and hosts.destination in ("absent", "incoming"):
+            raise Broken(f"a guest is made from what is not all there: {hosts}")
         if hosts.destination != "held":
             return hosts
         if hosts.stale:
@@ -102,9 +120,16 @@ class Hypervisors:
             raise Broken(f"a guest that is needed is ended: {hosts}")
         return hosts._replace(source="gone")
 
+    def discard(self, hosts: Hosts) -> Hosts:
+        if hosts.source != "gone" and (hosts.source != "moved" or hosts.busy or not hosts.ran):
+            raise Broken(f"what may be gone back to is removed: {hosts}")
+        return hosts._replace(source="gone")
+
     def clean_destination(self, hosts: Hosts) -> Hosts:
         if hosts.ran:
             raise Broken(f"a guest that has run is thrown away: {hosts}")
+        if self.kind is Kind.REVERT:  # what was aside stays
+            return hosts
         if hosts.destination == "incoming" and hosts.busy:
             return self.stopped(hosts)
         return hosts._replace(destination="absent")
@@ -115,28 +140,40 @@ class Hypervisors:
         """What comes next when nothing fails; None if nothing does."""
         if hosts.job == "transfer" and self.kind is Kind.PRECOPY:
             return hosts._replace(source="held", job="switch")
-        if hosts.job == "transfer" and self.kind is Kind.COLD:
-            return hosts._replace(destination="held", job="finish")
+        if hosts.job == "transfer" and self.kind in OFF:
+            return self.progress_cold(hosts)
         if hosts.job == "switch" and self.held:
             return hosts._replace(destination="held", job="finish")
         if hosts.job == "switch":
             return hosts._replace(destination="runs", job="finish", ran=True)
         if hosts.job in ("finish", "post"):
             return hosts._replace(source="moved", job="over")
-        if hosts.destination == "incoming" and not hosts.busy:
+        if hosts.destination == "incoming" and not hosts.busy and self.kind not in OFF:
             return hosts._replace(destination="absent")
         return None
 
+    def progress_cold(self, hosts: Hosts) -> Hosts:
+        """Off, set aside, sent; then that is noted."""
+        if hosts.source in ("runs", "off"):
+            return hosts._replace(source="off" if hosts.source == "runs" else "set_aside")
+        if self.kind is Kind.REVERT:
+            return hosts._replace(job="finish")
+        if hosts.destination == "absent":
+            return hosts._replace(destination="incoming")
+        return hosts._replace(destination="held", job="finish")
+
     def failures(self, hosts: Hosts) -> Iterator[Hosts]:
         """How a job may fail: the stream breaks, a libvirtd dies, an answer is lost."""
+        if self.kind in OFF:
+            if hosts.busy:
+                yield self.stopped(hosts)
+            return
         for left in ("absent", "incoming"):
             if hosts.job in ("transfer", "switch"):
                 yield self.stopped(hosts, left)
         if hosts.job == "switch":  # libvirt did not let it go on
             yield hosts._replace(source="held", destination="absent", job="over")
-        if hosts.job == "finish" and self.kind is Kind.COLD:
-            yield hosts._replace(job="over")
-        elif hosts.job == "finish":  # complete at both ends, and the source has not heard it
+        if hosts.job == "finish":  # complete at both ends, and the source has not heard it
             yield hosts.runs_here(job="over")
             yield hosts._replace(source="held", job="over")
         if hosts.job == "post":
@@ -144,7 +181,7 @@ class Hypervisors:
 
     def deaths(self, hosts: Hosts) -> Iterator[Hosts]:
         """How a copy may die: its QEMU is killed, or the guest shuts itself down."""
-        if hosts.job == "none" or self.kind is Kind.COLD:
+        if hosts.job == "none" or self.kind in OFF:
             return
         if hosts.source in ("runs", "held"):
             yield self.source_dies(hosts)
@@ -161,9 +198,8 @@ class Hypervisors:
 
     def power_loss(self, hosts: Hosts, side: int) -> Hosts | None:
         """A host loses its power, and forgets what it knew of ended guests. Disks stay."""
-        if self.kind is Kind.COLD:
-            stopped = hosts.job in ("transfer", "finish")
-            return hosts._replace(job="over") if stopped else None
+        if self.kind in OFF:
+            return self.stopped(hosts) if hosts.busy else None
         if side == 0 and hosts.job == "post":
             return hosts._replace(source="off", destination="broken", job="over", died=True)
         if side == 0 and hosts.source != "gone":

@@ -17,12 +17,22 @@ from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
 from compute_agent.virt.images import disks as image_disks
 from compute_agent.virt.info import LiveMigrateData
-from compute_agent.virt.libvirt import admission, designer, events, files, guest, room
+from compute_agent.virt.libvirt import (
+    admission,
+    design_devices,
+    designer,
+    events,
+    files,
+    guest,
+    local_disks,
+    room,
+)
 from compute_agent.virt.libvirt.migration import checks, details, guestxml, look, storage
 from compute_agent.virt.libvirt.migration.base import LibvirtMigrationBase
 from compute_agent.virt.libvirt.migration.details import Destination, Details, Source
 from compute_agent.virt.libvirt.paths import InstancePaths
 from compute_agent.virt.libvirt.volumes import connect as volumes
+from compute_agent.virt.libvirt.volumes import connection as volumes_of
 
 ARRIVING = storage.ARRIVING
 
@@ -64,7 +74,8 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         facts = self._facts()
         self._check_absent(instance)
         self._on_disk(checks.has_memory, instance)
-        self._on_disk(room.check, instance.flavor, facts.cpus, self._instances_path)
+        needed = local_disks.promised_bytes(instance)
+        self._on_disk(room.check, instance.flavor, facts.cpus, self._instances_path, needed)
         designer.check(instance, facts=facts, settings=self._settings())
         self._check_networks(instance.network_info)
 
@@ -88,7 +99,9 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         self, context: Context, dest_check_data: LiveMigrateData
     ) -> None:
         """Remove the mark."""
-        self._on_disk(storage.remove_mark, self._instances_path, details.destination(dest_check_data).mark)
+        found = details.read(dest_check_data).destination
+        mark = found.mark if found else storage.name_of_mark()
+        self._on_disk(storage.remove_mark, self._instances_path, mark)
 
     def pre_live_migration(
         self,
@@ -108,8 +121,15 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         assert migrate_data is not None
         found = details.read(migrate_data)
         bridges = {vif.address.lower(): vif.bridge for vif in network_info or () if vif.bridge}
-        to = msgspec.structs.replace(details.destination(migrate_data), bridges=bridges)
+        to = msgspec.structs.replace(
+            details.destination(migrate_data), bridges=bridges, volumes=self._places(instance)
+        )
         return details.write(migrate_data, Details(asked=found.asked, destination=to, source=found.source))
+
+    def _places(self, instance: Instance) -> dict[str, str]:
+        """Return where this host finds the instance's volumes."""
+        disks = volumes_of.guest_disks(instance, self._paths(instance))
+        return {disk.serial: design_devices.place_of(disk).to_xml() for disk in disks if disk.serial}
 
     def pre_live_migration_steps(
         self,
@@ -131,7 +151,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
             made += [
                 Step("directory", lambda: self._make_directory(instance)),
                 Step("disks", lambda: self._make_disks(instance, coming)),
-                Step("files", lambda: self._on_disk(storage.unpack, self._paths(instance), coming.files)),
+                Step("files", lambda: self._unpack(instance, coming)),
             ]
         else:
             made.append(Step("storage", lambda: self._check_storage(instance)))
@@ -144,6 +164,11 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
                 )
             )
         return [*made, noted]
+
+    def _unpack(self, instance: Instance, coming: Source) -> None:
+        paths = self._paths(instance)
+        self._on_disk(storage.unpack, paths, coming.files)
+        self._on_disk(storage.go_on_from, paths, coming.console)
 
     def _note(self, instance: Instance, coming: Source) -> None:
         """Note what is not told a second time: whether the guest is to run when it is ours."""
@@ -219,15 +244,14 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         noted = self._on_disk(files.read_note, self._paths(instance), ARRIVING, Arriving)
         if noted is None or not noted.runs:
             return  # it was paused when it left, or all of this was done before
-        fact = self._host.ask(look.at_destination, uuid)
-        if fact is Fact.BUSY:
-            raise errors.DeviceBusy("libvirt is not done yet with receiving the guest")
-        if fact is not Fact.HELD:
-            return  # it runs already; one that has ended in the meantime is started by nobody here
         with self._relay.expecting(
             uuid, events.STARTED, lambda: self._host.ask(look.at_destination, uuid) is Fact.RUNS
         ) as expected:
-            self._host.act_guest(uuid, guest.unpause, expected)
+            fact = self._host.act_guest(uuid, _go_on, expected)
+        if fact is Fact.BUSY:
+            raise errors.DeviceBusy("libvirt is not done yet with receiving the guest")
+        if fact is Fact.OFF:
+            self._stop_if_there(uuid)  # a post-copy broke off: what is left of it can't go on
 
     def rollback_live_migration_at_destination(
         self,
@@ -259,6 +283,14 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
             return
         if self._is_made_for_this(paths) or self._on_disk(files.is_free, paths):
             self._on_disk(files.remove_directory, paths)
+
+
+def _go_on(domain: libvirt.virDomain, expected: events.Expectation) -> Fact:
+    """Let the guest run if it is held. One that has ended in the meantime is started by nobody here."""
+    fact = look.at_destination(domain.connect(), domain.UUIDString())
+    if fact is Fact.HELD:
+        guest.unpause(domain, expected)
+    return fact
 
 
 def _make_permanent(domain: libvirt.virDomain) -> None:

@@ -23,6 +23,7 @@ _DISKS_LIMIT = 64
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$(?!\n)")]
 Target = Annotated[str, Meta(pattern=r"^[a-z]{2,3}[a-z]{1,3}$(?!\n)")]
 Address = HostName | Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$(?!\n)")]
+VolumeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:+-]{1,128}$(?!\n)")]
 AbsolutePath = Annotated[str, Meta(pattern=r"^(/[^/\x00-\x1f\x7f]+)+$(?!\n)", max_length=1024)]
 
 
@@ -63,6 +64,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     :param free_bytes: of its ``instances_path``
     :param bridges: by the address of each VIF, as soon as it is prepared
     :param listen: of its graphical consoles
+    :param volumes: by id, where it finds each, as libvirt's XML of a disk; as soon as it is prepared
     """
 
     address: Address
@@ -71,6 +73,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int = 0
     bridges: dict[MacAddress, InterfaceName] = {}
     listen: dict[Literal["vnc", "spice"], Address] = {}
+    volumes: dict[VolumeId, Annotated[str, Meta(max_length=16384)]] = {}
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +81,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     :param runs: False for one that is paused, and stays so
     :param cpu: the guest's processor, as libvirt's XML
+    :param console: the end of what it has said until it was checked
     """
 
     runs: bool
@@ -85,6 +89,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     cpu: Annotated[str, Meta(max_length=65536)] | None = None
     disks: Annotated[list[MovedDisk], Meta(max_length=_DISKS_LIMIT)] = []
     files: Annotated[list[CarriedFile], Meta(max_length=_DISKS_LIMIT)] = []
+    console: CarriedFile | None = None
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,19 +2,39 @@
 """The XML of a guest that is moved: what the checks want to know, and how it reads at the destination.
 
 Libvirt moves the guest as it runs; only what names things of a host changes: the directory of the instances,
-bridges, and where graphical consoles listen.
+bridges, where graphical consoles listen, and where volumes are found.
 """
 
 import dataclasses
 import os
+from collections.abc import Collection, Mapping
 
 from lxml import etree
 
 from compute_agent.model import errors
+from compute_agent.virt.libvirt import config
 from compute_agent.virt.libvirt.config import element
 from compute_agent.virt.libvirt.migration.details import Destination
 
 _FILES = ("devices/disk/source", "devices/serial/log", "devices/console/log")
+_PLACE = (
+    "type",
+    "source_file",
+    "source_device",
+    "source_protocol",
+    "source_name",
+    "source_tls",
+    "source_hosts",
+    "initiator",
+    "auth_username",
+    "auth_secret_type",
+    "auth_secret",
+    "encryption",
+    "encryption_secret_type",
+    "encryption_secret",
+    "reconnect_s",
+)
+"""The fields of a disk that say where it is."""
 
 
 def parsed(xml: str) -> etree._Element:
@@ -88,16 +108,21 @@ def comparable_cpu(xml: str) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
-def for_destination(xml: str, instances_path: str, to: Destination) -> str | None:
+def for_destination(
+    xml: str, instances_path: str, to: Destination, copied: Collection[str] = ()
+) -> str | None:
     """Return the XML that the guest has at the destination; None if it is the one that it has here.
 
     :param xml: the migratable one, secrets included
+    :param copied: the targets of the disks that are copied
     """
     root = element.parse(xml)
     changed = [
         _move_files(root, os.path.join(instances_path, ""), os.path.join(to.instances_path, "")),
         _change_bridges(root, {mac.lower(): bridge for mac, bridge in to.bridges.items()}),
         _change_listeners(root, {str(kind): address for kind, address in to.listen.items()}),
+        _forget_copied_chains(root, copied),
+        _change_volumes(root, to.volumes),
     ]
     return etree.tostring(root, encoding="unicode") if any(changed) else None
 
@@ -112,6 +137,15 @@ def _move_files(root: etree._Element, old: str, new: str) -> bool:
                 _forget_chain(node.getparent())
                 changed = True
     return changed
+
+
+def _forget_copied_chains(root: etree._Element, copied: Collection[str]) -> bool:
+    """A copied disk stands on nothing there; libvirt, once started again, says what it stands on here."""
+    disks = [disk for disk in root.iterfind("devices/disk") if disk.xpath("string(target/@dev)") in copied]
+    stood = any(disk.find("backingStore") is not None for disk in disks)
+    for disk in disks:
+        _forget_chain(disk)
+    return stood
 
 
 def _forget_chain(disk: etree._Element | None) -> None:
@@ -130,6 +164,29 @@ def _change_bridges(root: etree._Element, bridges: dict[str, str]) -> bool:
             source.set("bridge", bridge)
             changed = True
     return changed
+
+
+def _change_volumes(root: etree._Element, volumes: Mapping[str, str]) -> bool:
+    changed = False
+    for disk in root.iterfind("devices/disk"):
+        told = volumes.get(str(disk.xpath("string(serial)")))
+        if told is not None:
+            changed |= _change_place(disk, config.Disk.from_xml(told))
+    return changed
+
+
+def _change_place(disk: etree._Element, there: config.Disk) -> bool:
+    """Write where a disk is at the destination. Nothing of ``there`` but its place is looked at."""
+    here = config.Disk.from_xml(etree.tostring(disk, encoding="unicode"))
+    if all(getattr(here, name) == getattr(there, name) for name in _PLACE):
+        return False
+    place = config.Disk(**{name: getattr(there, name) for name in _PLACE}).to_element()
+    for old in disk.findall("source"):
+        disk.remove(old)
+    disk.set("type", str(there.type))
+    disk.extend(place.findall("source"))
+    _forget_chain(disk)
+    return True
 
 
 def _change_listeners(root: etree._Element, addresses: dict[str, str]) -> bool:

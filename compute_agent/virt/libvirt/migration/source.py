@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration at the source: the checks, the transfer, and the end of what was given away."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,8 @@ from compute_agent.model.instance import Instance
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
 from compute_agent.virt.info import LiveMigrateData, MigrationStatus
 from compute_agent.virt.libvirt import faults
-from compute_agent.virt.libvirt.connection import Connections
-from compute_agent.virt.libvirt.migration import checks, details, guestxml, storage, transfer
+from compute_agent.virt.libvirt.connection import Connections, RawEvent
+from compute_agent.virt.libvirt.migration import checks, details, guestxml, handover, storage, transfer
 from compute_agent.virt.libvirt.migration.base import LibvirtMigrationBase
 from compute_agent.virt.libvirt.migration.details import Details, MovedDisk, Source
 from compute_agent.virt.libvirt.migration.transfer import Transfer
@@ -28,6 +29,9 @@ LOG = logging.getLogger(__name__)
 _THREADS = 100
 """Each transfer takes one for as long as it lasts; how many there are is the engine's business."""
 _LOOK_S = 0.2
+_SWITCHING_LOOK_S = 0.01
+_TLB_IS_TOLD = 9_000_000
+_SWITCHED = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
 
 
 class LibvirtMigrationSource(LibvirtMigrationBase):
@@ -38,6 +42,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         self._transfers: dict[str, Transfer] = {}
         self._transfer_threads = concurrency.NativePool("libvirt-migration", _THREADS)
         self._transfer_connections = Connections(CONF.libvirt.connection_uri)
+        self._relay.also = self._hear
 
     # --- before --------------------------------------------------------------------------------------
 
@@ -58,7 +63,8 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             data.is_shared_instance_path = self._on_disk(storage.sees_mark, self._instances_path, to.mark)
             data.is_volume_backed = not disks
             data.block_migration = checks.storage(data, found.asked, disks, to)
-            source = self._as_source(instance, root, disks if data.block_migration else [])
+            _check_keys(disks)
+            source = self._as_source(instance, root, disks, data.block_migration)
         return details.write(data, Details(asked=found.asked, destination=to, source=source))
 
     def _movable(self, instance: Instance) -> Any:
@@ -89,24 +95,26 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             found.append(moved)
         return found
 
-    def _as_source(self, instance: Instance, root: Any, disks: list[MovedDisk]) -> Source:
-        secret = [disk.target for disk in disks if disk.encrypted]
-        if secret:
-            raise errors.MigrationRefused(
-                f"encrypted disks can't be copied while the guest runs: {', '.join(secret)}",
-                hint="migrate it cold",
-            )
+    def _as_source(self, instance: Instance, root: Any, disks: list[MovedDisk], copied: bool) -> Source:
         names = {disk.name for disk in disks}
-        beside = self._on_disk(storage.carried, self._paths(instance), names) if disks else []
+        paths = self._paths(instance)
+        beside = self._on_disk(storage.carried, paths, names) if copied else []
         return Source(
             runs=self.see_migration(instance, at_source=True) is Fact.RUNS,
             machine=guestxml.machine(root),
             cpu=guestxml.cpu(root),
-            disks=disks,
+            disks=disks if copied else [],
             files=beside,
+            console=self._on_disk(storage.spoken, paths) if copied else None,
         )
 
     # --- the move ------------------------------------------------------------------------------------
+
+    def _hear(self, raw: RawEvent) -> None:
+        """Look closely from the moment on in which the guest was stopped here."""
+        current = self._transfers.get(raw.uuid)
+        if current is not None and (raw.event, raw.detail) == _SWITCHED:
+            current.switch()
 
     def live_migration(
         self,
@@ -142,10 +150,17 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             self._begin(instance, data, current)
         self._follow(instance, current)
         fact = self._settled(instance)
-        ended = self._host.ask_guest(uuid, transfer.statistics, True) if fact is Fact.MOVED else {}
-        current.note(ended, "completed" if fact is Fact.MOVED else current.ending)
+        if not current.called or current.ended.is_set():
+            self._sum_up(uuid, current, fact)
         if fact is not Fact.MOVED:
             raise current.error or errors.MigrationFailed("the guest was not moved", retryable=True)
+
+    def _sum_up(self, uuid: str, current: Transfer, fact: Fact) -> None:
+        """Take down how it ended, with libvirt's counters as far as there are any."""
+        found: dict[str, Any] = {}
+        with contextlib.suppress(errors.ComputeError, concurrency.TimedOut):
+            found = self._host.ask_guest(uuid, transfer.statistics, True) if fact is Fact.MOVED else {}
+        current.note(found, "completed" if fact is Fact.MOVED else current.ending)
 
     def _downtimes(self, instance: Instance, data: LiveMigrateData) -> list[tuple[float, int]]:
         options = CONF.libvirt
@@ -153,12 +168,19 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             return []
         delay = options.live_migration_downtime_delay * max(1.0, instance.flavor.memory_mb / 1024)
         last = data.max_downtime_ms or options.live_migration_downtime
-        return transfer.downtimes(last, options.live_migration_downtime_steps, delay)
+        return transfer.downtimes(last, self._downtime_steps(), delay)
+
+    def _downtime_steps(self) -> int:
+        """One for an emulated processor: QEMU before 9.0 misses some of the writes of one that runs on while
+        its memory is copied once more (its TLB is not told), and small limits make for more such rounds."""
+        if self._facts().virt_type == "qemu" and self._host.ask(_qemu_version) < _TLB_IS_TOLD:
+            return 1
+        return int(CONF.libvirt.live_migration_downtime_steps)
 
     def _begin(self, instance: Instance, data: LiveMigrateData, current: Transfer) -> None:
         found = self._host.act_guest(instance.uuid, transfer.definitions)
         wanted = transfer.plan(found, self._instances_path, data)
-        current.called = True
+        current.name, current.called = found.name, True
         concurrency.spawn(self._call, instance.uuid, wanted, current)
 
     def _call(self, uuid: str, wanted: transfer.Plan, current: Transfer) -> None:
@@ -169,6 +191,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
 
         try:
             self._transfer_threads.call(self._transfer_connections.use, move)
+            self._sum_up(uuid, current, Fact.MOVED)
         except libvirt.libvirtError as error:
             current.fail(error)
         except faults.ConnectionLost as error:
@@ -176,7 +199,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
                 "the connection to libvirt broke during the migration", evidence=str(error)
             )
         finally:
-            current.ended.set()
+            current.end()
 
     def _follow(self, instance: Instance, current: Transfer) -> None:
         """Watch until the transfer has ended; end it when the operation is over."""
@@ -184,11 +207,14 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         over: errors.ComputeError | None = None
         while not self._has_ended(instance, current):
             try:
-                self._watch(instance.uuid, current)
+                if not current.switching:
+                    self._watch(instance.uuid, current)
+                pause = _SWITCHING_LOOK_S if current.switching else _LOOK_S
                 if over is None:
-                    work.wait(current.ended, _LOOK_S)
+                    work.wait(current.news, pause)
                 else:
-                    current.ended.wait(_LOOK_S)
+                    current.news.wait(pause)
+                current.news.clear()
             except (errors.Cancelled, errors.Timeout) as error:
                 if over is not None:
                     raise
@@ -198,10 +224,27 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             current.error = over
 
     def _has_ended(self, instance: Instance, current: Transfer) -> bool:
-        """Return whether it has: by the answer to our call; if it is not ours, by what libvirt shows."""
+        """Return whether it has: by the answer to our call; if it is not ours, by what libvirt shows.
+
+        The answer comes late, when QEMU is gone; that the guest was handed over can be seen before.
+        """
         if current.called:
-            return current.ended.is_set()
+            return current.ended.is_set() or self._is_handed_over(instance.uuid)
         return self.see_migration(instance, at_source=True) is not Fact.BUSY
+
+    def _is_handed_over(self, uuid: str) -> bool:
+        """Return whether the end of a transfer is certain before libvirt answers, which takes it a while."""
+        current = self._transfers.get(uuid)
+        if current is None or not current.switching or current.ended.is_set():
+            return False
+        current.handed_over = current.handed_over or self._on_disk(handover.is_certain, current.name, uuid)
+        return current.handed_over
+
+    def see_migration(self, instance: Instance, at_source: bool) -> Fact:
+        """As at both ends. While libvirt ends what it has handed over it is not asked: it'd not answer."""
+        if at_source and self._is_handed_over(instance.uuid):
+            return Fact.MOVED
+        return super().see_migration(instance, at_source)
 
     def _watch(self, uuid: str, current: Transfer) -> None:
         """Take down the progress and let the downtime grow. What can't be asked now is asked later."""
@@ -261,8 +304,10 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
 
         Only after the destination has taken the guest: whatever is here then never runs again.
         """
-        if self.see_migration(instance, at_source=True) in (Fact.HELD, Fact.SPENT):
+        fact = self.see_migration(instance, at_source=True)
+        if fact in (Fact.HELD, Fact.SPENT):
             self._stop_if_there(instance.uuid)
+        self._await_answer(instance.uuid)
         if not self._is_off(instance.uuid):
             raise errors.InvalidState("the guest runs here: it was not given away")
         self._undefine(instance.uuid)
@@ -270,10 +315,30 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         if migrate_data is None or not migrate_data.is_shared_instance_path:
             self.delete_instance_files(instance)
 
+    def _await_answer(self, uuid: str) -> None:
+        """Wait until libvirt is done with a guest that it has handed over."""
+        current = self._transfers.get(uuid)
+        while current is not None and current.called and not current.ended.is_set():
+            steps.current().wait(current.ended, _LOOK_S)
+
     def post_live_migration_at_source(
         self, context: Context, instance: Instance, network_info: NetworkInfo
     ) -> None:
         """Nothing is left to do: a tap device goes with its QEMU."""
+
+
+def _qemu_version(connection: libvirt.virConnect) -> int:
+    return int(connection.getVersion())
+
+
+def _check_keys(disks: list[MovedDisk]) -> None:
+    """Their keys are this host's: no QEMU elsewhere could open them while it takes the guest in."""
+    secret = [disk.target for disk in disks if disk.encrypted]
+    if secret:
+        raise errors.MigrationRefused(
+            f"encrypted disks of the host can't be moved while the guest runs: {', '.join(secret)}",
+            hint="migrate it cold",
+        )
 
 
 def _live_xml(domain: libvirt.virDomain) -> str:

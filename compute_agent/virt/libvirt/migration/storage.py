@@ -12,37 +12,61 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterator
 
-from compute_agent.model import errors
+from compute_agent import steps
+from compute_agent.conf import CONF
+from compute_agent.model import clock, errors
 from compute_agent.virt.images.part import disk_error
-from compute_agent.virt.libvirt import files
+from compute_agent.virt.libvirt import files, logs
 from compute_agent.virt.libvirt.migration.details import FILES_LIMIT, CarriedFile
 from compute_agent.virt.libvirt.paths import InstancePaths
 
 _MARK = "shared_storage_mark_"
 _IS_MARK = re.compile(rf"{_MARK}[0-9a-f]{{32}}")
+_MARK_S = 24 * 3600.0
+"""How old a mark is that nobody asks for any more, in seconds, with room for clocks that differ."""
 _FILE_LIMIT = 64 * 1024 * 1024
 _PART = ".part"
 _SECTOR = 512
+CONSOLE_LIMIT = 100 * 1024
+"""Bytes of the console that go along: as many as are given to who asks for it."""
+_CONSOLE_MODE = 0o600
 ARRIVING = "arriving"
 """The note of a guest that is to come."""
-_STAYS = re.compile(r"owner|arriving|console\.log.*|.*\.part|.*\.new|reboot|" + _MARK + ".*")
+_STAYS = re.compile(r"owner|arriving|arrived|console\.log.*|.*\.part|.*\.new|reboot|" + _MARK + ".*")
 """Files that say something of this host, or of work in it, alone."""
 
 
 def leave_mark(directory: str) -> str:
     """Leave a mark in ``directory``; return its name.
 
+    A check that is repeated for the same migration leaves the same mark, so one removal is enough. Marks of
+    checks that nobody came back to are removed here when they are old.
+
     :raises DiskFull, PermissionDenied: if that does not work
     """
-    name = f"{_MARK}{uuid.uuid4().hex}"
+    name = name_of_mark()
     try:
         os.makedirs(directory, mode=0o755, exist_ok=True)
-        os.close(os.open(os.path.join(directory, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        _forget_old_marks(directory)
+        os.close(os.open(os.path.join(directory, name), os.O_CREAT | os.O_NOFOLLOW | os.O_WRONLY, 0o644))
     except OSError as error:
         raise disk_error(error, directory) from None
     return name
+
+
+def name_of_mark() -> str:
+    """Return the name of the mark that this host leaves for the running operation."""
+    operation_id = steps.current().operation_id or str(uuid.uuid4())
+    return f"{_MARK}{uuid.uuid5(uuid.NAMESPACE_OID, f'{operation_id} {CONF.host_name}').hex}"
+
+
+def _forget_old_marks(directory: str) -> None:
+    old = clock.unix() - _MARK_S
+    for name in filter(_IS_MARK.fullmatch, os.listdir(directory)):
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(os.path.join(directory, name)).st_mtime < old:
+                os.unlink(os.path.join(directory, name))
 
 
 def sees_mark(directory: str, name: str) -> bool:
@@ -77,7 +101,7 @@ def carried(paths: InstancePaths, disks: set[str]) -> list[CarriedFile]:
 
     :raises MigrationRefused: if they are too large to be sent along
     """
-    found = [_packed(paths, name) for name in _beside(paths, disks)]
+    found = [_packed(paths, name) for name in own_files(paths.directory) if name not in disks]
     if sum(len(file.packed) for file in found) > FILES_LIMIT:
         raise errors.MigrationRefused(
             "the instance's config drive and notes are too large to go along",
@@ -86,14 +110,24 @@ def carried(paths: InstancePaths, disks: set[str]) -> list[CarriedFile]:
     return found
 
 
-def _beside(paths: InstancePaths, disks: set[str]) -> Iterator[str]:
-    for entry in sorted(os.scandir(paths.directory), key=lambda found: found.name):
-        if (
-            entry.is_file(follow_symlinks=False)
-            and entry.name not in disks
-            and not _STAYS.fullmatch(entry.name)
-        ):
-            yield entry.name
+def spoken(paths: InstancePaths) -> CarriedFile | None:
+    """Return the end of what the guest has said on its console until now; None if it said nothing."""
+    said = logs.rotated_tail(paths.console_log, CONSOLE_LIMIT)
+    return _as_carried(os.path.basename(paths.console_log), said, _CONSOLE_MODE) if said else None
+
+
+def stays(name: str) -> bool:
+    """Return whether a file says something of its host alone: then it is nobody's to send."""
+    return _STAYS.fullmatch(name) is not None
+
+
+def own_files(directory: str) -> list[str]:
+    """Return the files of an instance that go with it: all but those that say something of a host alone."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if entry.is_file(follow_symlinks=False) and not _STAYS.fullmatch(entry.name)
+    )
 
 
 def _packed(paths: InstancePaths, name: str) -> CarriedFile:
@@ -104,6 +138,10 @@ def _packed(paths: InstancePaths, name: str) -> CarriedFile:
             contents, mode = os.pread(fd, size, 0), os.fstat(fd).st_mode & 0o777
     except OSError as error:
         raise disk_error(error, paths.directory) from None
+    return _as_carried(name, contents, mode)
+
+
+def _as_carried(name: str, contents: bytes, mode: int) -> CarriedFile:
     return CarriedFile(
         name=name,
         mode=mode,
@@ -122,6 +160,16 @@ def unpack(paths: InstancePaths, carried_files: list[CarriedFile]) -> None:
         if _STAYS.fullmatch(file.name):
             raise errors.InvalidArguments(f"{file.name} of an instance does not go along")
         _write(paths.file(file.name), _contents(file), file.mode)
+
+
+def go_on_from(paths: InstancePaths, said: CarriedFile | None) -> None:
+    """Let a console here go on from what was said elsewhere, as if virtlogd had turned it over just now.
+
+    Raises as :func:`unpack`.
+    """
+    older = f"{paths.console_log}.0"
+    if said is not None and not os.path.exists(older):
+        _write(older, _contents(said), _CONSOLE_MODE)
 
 
 def _contents(file: CarriedFile) -> bytes:

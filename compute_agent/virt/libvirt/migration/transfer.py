@@ -35,10 +35,11 @@ _NARROW_MIB = 1
 
 @dataclasses.dataclass(frozen=True)
 class Definitions:
-    """A guest as XML, with its secrets: as it runs, and as it is started the next time."""
+    """A guest as XML, with its secrets: as it runs, and as it is started the next time; its name."""
 
     live: str
     inactive: str
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _parameters(
         (libvirt.VIR_MIGRATE_PARAM_DEST_XML, found.live),
         (libvirt.VIR_MIGRATE_PARAM_PERSIST_XML, found.inactive),
     ):
-        changed = guestxml.for_destination(xml, instances_path, to)
+        changed = guestxml.for_destination(xml, instances_path, to, moved)
         if changed is not None:
             yield name, changed
     if moved:
@@ -117,7 +118,7 @@ def definitions(domain: libvirt.virDomain) -> Definitions:
     """Read what a migration begins from. In a native thread."""
     flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
     inactive = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-    return Definitions(str(domain.XMLDesc(flags)), str(domain.XMLDesc(inactive)))
+    return Definitions(str(domain.XMLDesc(flags)), str(domain.XMLDesc(inactive)), str(domain.name()))
 
 
 def statistics(domain: libvirt.virDomain, ended: bool = False) -> dict[str, Any]:
@@ -182,12 +183,22 @@ def downtimes(last_ms: int, steps: int, delay_s: float) -> list[tuple[float, int
 
 
 class Transfer:
-    """One transfer at its source, as far as this agent follows it."""
+    """One transfer at its source, as far as this agent follows it.
+
+    :ivar called: whether it was begun here; then ``ended`` is set when libvirt's answer came
+    :ivar switching: whether the guest was stopped here, so that each look counts as time that it is away
+    :ivar handed_over: whether it is certain already that it goes on elsewhere; that stays so
+    :ivar news: set when there is something to look at
+    """
 
     def __init__(self, steps: list[tuple[float, int]]) -> None:
         self.status = MigrationStatus(status="preparing")
         self.ended = concurrency.Event()
+        self.news = concurrency.Event()
         self.called = False
+        self.name = ""
+        self.switching = False
+        self.handed_over = False
         self.error: errors.ComputeError | None = None
         self._stopped = False
         self._began = time.monotonic()
@@ -199,6 +210,16 @@ class Transfer:
     def ending(self) -> str:
         """How it ended, if not well, in the words of the status."""
         return "cancelled" if self._stopped or isinstance(self.error, errors.Cancelled) else "failed"
+
+    def switch(self) -> None:
+        """Take down that the guest stands still: the end is near."""
+        self.switching = True
+        self.news.set()
+
+    def end(self) -> None:
+        """Take down that libvirt has answered."""
+        self.ended.set()
+        self.news.set()
 
     def fail(self, error: libvirt.libvirtError) -> None:
         """Take down what libvirt said to the transfer."""

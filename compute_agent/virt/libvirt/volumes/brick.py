@@ -7,6 +7,7 @@ so the domain can be designed before, and again, whatever the kernel calls the d
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import stat
@@ -18,7 +19,7 @@ from compute_agent.model import errors
 from compute_agent.virt.libvirt.paths import InstancePaths
 from compute_agent.virt.libvirt.volumes.place import Place
 
-KINDS = ("fibre_channel", "nvmeof", "nvme", "scaleio", "storpool", "iser", "huawei", "lightos")
+KINDS = ("fibre_channel", "nvmeof", "nvme", "scaleio", "storpool", "iser", "lightos")
 PREFIX = "volume-"
 _HINT = "pip install 'compute-agent[volumes]' installs os-brick"
 _ROOT_HELPER = "sudo"
@@ -49,11 +50,23 @@ def load(kind: str) -> Any:
     :raises UnsupportedOperation: if it is not installed
     """
     try:
-        return importlib.import_module("os_brick.initiator.connector")
+        module = importlib.import_module("os_brick.initiator.connector")
+        _set_up()
     except ImportError:
         raise errors.UnsupportedOperation(
             f"volumes of type {kind} take os-brick, which is not installed", hint=_HINT
         ) from None
+    return module
+
+
+@functools.cache
+def _set_up() -> None:
+    """Tell os-brick where its locks are, and, as root, to do its work itself: not by sudo and a helper."""
+    locks = os.path.join(CONF.state_path, "locks")
+    importlib.import_module("oslo_concurrency.lockutils").set_defaults(locks)
+    importlib.import_module("os_brick").setup(CONF)
+    if os.geteuid() == 0:
+        importlib.import_module("os_brick.privileged").default.set_client_mode(False)
 
 
 def connect(kind: str, data: Mapping[str, Any], paths: InstancePaths, volume_id: str) -> None:

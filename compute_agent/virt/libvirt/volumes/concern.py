@@ -14,7 +14,7 @@ from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import Context
 from compute_agent.virt.libvirt.snapshots import LibvirtSnapshots
-from compute_agent.virt.libvirt.volumes import brick, connection, initiator, usage
+from compute_agent.virt.libvirt.volumes import brick, connection, found, initiator, usage
 from compute_agent.virt.libvirt.volumes.attach import Attach
 from compute_agent.virt.libvirt.volumes.connection import ConnectionInfo, Volume
 from compute_agent.virt.libvirt.volumes.detach import Detach
@@ -43,13 +43,16 @@ class LibvirtVolumes(LibvirtSnapshots):
         disk_bus: str | None = None,
         device_type: str | None = None,
         encryption: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Give a guest a volume, running or not."""
+    ) -> str:
+        """Give a guest a volume, running or not; return its name there."""
         steps.run(
             self.attach_volume_steps(
                 context, connection_info, instance, mountpoint, disk_bus, device_type, encryption
             )
         )
+        volume_id = connection.volume_id_of(connection_info)
+        there = found.attached(self._host.ask_guest(instance.uuid, found.look, volume_id), volume_id)
+        return f"/dev/{there.target}"
 
     def attach_volume_steps(
         self,

@@ -40,7 +40,7 @@ def connect(driver: LibvirtBase, volume: Volume, instance: Instance) -> None:
     elif volume.disk.network is None:
         driver._on_disk(_check_path, volume)
     else:
-        _reach(driver, volume.disk.network.servers)
+        reach(driver, volume.disk.network.servers)
     driver._host.act(secrets.keep, list(volume.secrets))
 
 
@@ -101,8 +101,11 @@ def _check_path(volume: Volume) -> None:
         checks.real(path)
 
 
-def _reach(driver: LibvirtBase, servers: Iterable[Server]) -> None:
-    """Reach one of the servers; none given means that the host's own configuration names them."""
+def reach(driver: LibvirtBase, servers: Iterable[Server]) -> None:
+    """Reach one of the servers; none given means that the host's own configuration names them.
+
+    :raises VolumeUnavailable: if none can be reached
+    """
     failures = []
     for server in servers:
         try:

@@ -2,9 +2,9 @@
 """Telling a guest that its volume has grown.
 
 QEMU reads the size of an iSCSI unit, an RBD image or a device anew when it is told to; a volume that is a
-file is made larger by it. The size that an NBD server names is told when a connection begins, and stays: so
-the server has to end the connection when the volume has grown. QEMU then connects again with the guest's
-next request, and until then it is asked again and again.
+file is made larger by it, or by the agent where the guest is off. The size that an NBD server names is told
+when a connection begins, and stays: so the server has to end the connection when the volume has grown. QEMU
+then connects again with the guest's next request, and until then it is asked again and again.
 """
 
 import posix
@@ -16,8 +16,9 @@ from compute_agent import steps
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
+from compute_agent.virt.images import disks as images
 from compute_agent.virt.libvirt.base import LibvirtBase
-from compute_agent.virt.libvirt.volumes import brick, found
+from compute_agent.virt.libvirt.volumes import brick, chain, found
 from compute_agent.virt.libvirt.volumes.connection import Volume
 from compute_agent.virt.libvirt.volumes.found import Found
 
@@ -50,8 +51,8 @@ class Extend:
     def _is_seen(self) -> bool:
         there = self._look()
         found.attached(there, self._volume.volume_id)
-        if there.live is None:
-            return True  # it sees its size when it starts
+        if there.live is None:  # it sees its size when it starts
+            return not self._volume.is_file or self._size_of(there) >= self._volume.size_bytes
         size = self._driver._host.ask_monitor(self._instance.uuid, capacity, str(there.live.target))
         return size + self._room >= self._volume.size_bytes
 
@@ -59,8 +60,20 @@ class Extend:
     def _room(self) -> int:
         return LUKS_ROOM if self._volume.disk.luks_secret else 0
 
+    def _size_of(self, there: Found) -> int:
+        """Return the bytes of a file that no guest uses now, as the guest will see them."""
+        path, disk_format = _file(there)
+        if disk_format == "raw":
+            return int(self._driver._on_disk(posix.stat, path).st_size)
+        self._driver._on_disk(chain.check, path, disk_format)
+        return images.info(path, disk_format).virtual_size
+
     def _resize(self) -> None:
-        target = str(found.running(self._look(), self._volume.volume_id).target)
+        there = self._look()
+        if there.live is None and self._volume.is_file:
+            images.resize(*_file(there), self._volume.size_bytes)
+            return
+        target = str(found.running(there, self._volume.volume_id).target)
         resize(self._driver, self._instance.uuid, target, self._wanted())
 
     def _wanted(self) -> int:
@@ -73,6 +86,11 @@ class Extend:
         if volume.is_file:
             return volume.size_bytes - self._driver._on_disk(luks_offset, volume.disk.source)
         return volume.size_bytes - LUKS_ROOM
+
+
+def _file(there: Found) -> tuple[str, str]:
+    assert there.kept is not None and there.kept.source_file is not None
+    return there.kept.source_file, str(there.kept.format or "raw")
 
 
 def resize(driver: LibvirtBase, uuid: str, target: str, size: int) -> None:

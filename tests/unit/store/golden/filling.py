@@ -19,6 +19,7 @@ from compute_agent.store import handshakes, instances
 from compute_agent.store.handshakes import HandshakeRecord
 from tests.unit.manager.conftest import House
 
+COLD = [(Phase.CONFIRMED, Kind.COLD), (Phase.DISCARDING, Kind.COLD), (Phase.MOVING, Kind.REVERT)]
 SPAWNING = "00000000-0000-4000-8000-0000000000aa"
 PAUSING = "00000000-0000-4000-8000-000000000001"
 WITH_PASSWORD = "00000000-0000-4000-8000-000000000002"
@@ -114,12 +115,13 @@ def _leave_in_the_middle(house: House) -> None:
 def _leave_handshakes(house: House) -> None:
     """One of each phase that a migration may be left in."""
     guest = house.record(PAUSING).instance
-    for number, phase in enumerate(Phase):
+    for number, (phase, kind) in enumerate([*((one, Kind.PRECOPY) for one in Phase), *COLD]):
         record = HandshakeRecord(
             migration_id=f"20000000-0000-4000-8000-{number:012x}",
             instance_uuid=f"30000000-0000-4000-8000-{number:012x}",
-            kind=Kind.PRECOPY,
+            kind=kind,
             phase=phase,
+            reverts=None if kind is not Kind.REVERT else "20000000-0000-4000-8000-000000000000",
             settled=phase in (Phase.KEPT, Phase.DROPPED),
             source="node-2",
             destination="node-3",

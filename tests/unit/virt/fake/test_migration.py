@@ -11,6 +11,7 @@ import pytest
 from compute_agent import concurrency
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
+from compute_agent.model.handshake import Fact
 from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.virt.block_device import get_block_device_info
@@ -237,6 +238,45 @@ def test_a_disk_can_not_shrink(host: Host, other: Host) -> None:
     with pytest.raises(errors.MigrationRefused):
         cold(host, other, instance)
     assert host.driver.get_info(instance).state is PowerState.RUNNING
+
+
+def set_aside(host: Host, other: Host) -> tuple[Instance, LiveMigrateData]:
+    """An instance that is set aside, and what both ends have agreed on."""
+    instance = host.spawn(flavor={"ephemeral_gb": 1})
+    resources = host.driver.get_available_resource(host.name)
+    resized = msgspec.structs.replace(instance, flavor=LARGER)
+    data = other.driver.check_can_receive_disks(None, resized, resources)
+    data = host.driver.check_can_send_disks(None, instance, data, flavor=LARGER)
+    data = other.driver.receive_disks(None, resized, data)
+    host.driver.migrate_disk_and_power_off(None, instance, other.name, LARGER, instance.network_info)
+    return instance, data
+
+
+def test_what_was_set_aside_is_sent_once_and_goes_on_where_it_was(host: Host, other: Host) -> None:
+    instance, data = set_aside(host, other)
+    disks = host.world.directories[instance.uuid].aside_disks
+    assert host.driver.see_migration(instance, at_source=True) is Fact.PART
+    again = other.driver.receive_disks(None, instance, data)
+    with pytest.raises(errors.DestinationUnreachable, match="closed"):
+        host.driver.send_disks(None, instance, data)
+    for _ in range(2):
+        host.driver.send_disks(None, instance, again)
+    assert other.world.directories[instance.uuid].came == disks
+    assert host.driver.see_migration(instance, at_source=True) is Fact.MOVED
+
+
+def test_what_came_is_removed_and_what_is_aside_stays(host: Host, other: Host) -> None:
+    instance, data = set_aside(host, other)
+    host.driver.send_disks(None, instance, data)
+    for _ in range(2):
+        other.driver.drop_received(None, instance, data)
+    assert other.nothing_is_left()
+    back = msgspec.structs.replace(data, reverting=True)
+    host.driver.receive_disks(None, instance, back)
+    host.driver.drop_received(None, instance, back)
+    assert host.world.directories[instance.uuid].aside is not None
+    with pytest.raises(errors.MigrationRefused, match="nothing is set aside"):
+        other.driver.receive_disks(None, instance, back)
 
 
 def test_an_instance_is_resized_and_reverted_on_one_host_by_the_older_members(host: Host) -> None:

@@ -97,6 +97,20 @@ def with_iso(contents: bytes) -> bytes:
     return bytes(grown)
 
 
+def with_partitions(contents: bytes) -> bytes:
+    """``contents`` that are a partitioned disk as well: one partition, and the signature."""
+    grown = bytearray(contents.ljust(2**20, b"\0"))
+    grown[446:462] = struct.pack("<B3sB3sII", 0x80, b"\x20\x21\0", 0x83, b"\xff\xff\xff", 2048, 2048)
+    grown[510:512] = b"\x55\xaa"
+    return bytes(grown)
+
+
+def vdi() -> bytes:
+    """The header of a VDI without a block: of no size, and with no parent."""
+    text = b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(0x40, b"\0")
+    return (text + struct.pack("<III", 0xBEDA107F, 0x00010001, 400)).ljust(2**20, b"\0")
+
+
 def boot_sector(size: int = 2**20) -> bytes:
     """Code with the boot signature and no partitions: raw, whatever a partition table's check may say."""
     return (b"\xfa\xf4\xeb\xfd".ljust(510, b"\x90") + b"\x55\xaa").ljust(size, b"\0")

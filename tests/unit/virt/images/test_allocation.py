@@ -54,6 +54,23 @@ def _head(path: pathlib.Path) -> bytes:
         return file.read(4096)
 
 
+@pytest.mark.parametrize("disk_format", ["qcow2", "raw"])
+def test_a_disk_is_nobody_elses_business(
+    tmp_path: pathlib.Path, store: Store, cache: ImageCache, disk_format: str
+) -> None:
+    """Whatever made it, and under any umask: libvirt hands it to QEMU's user, and nobody else reads it."""
+    base = cache.ensure(store.make("image")).path
+    disks.create_overlay(str(tmp_path / "overlay"), base, "qcow2", 64 * MIB)
+    disks.create_copy(str(tmp_path / "copy"), base, "qcow2", 64 * MIB, disk_format)
+    disks.create_copy(str(tmp_path / "plain"), base, "raw", 64 * MIB, disk_format)
+    disks.create_blank(str(tmp_path / "blank"), MIB, disk_format)
+    disks.create_formatted(str(tmp_path / "formatted"), 2 * MIB, disk_format, "ext2", "label")
+    disks.create_swap(str(tmp_path / "swap"), MIB, disk_format, "swap")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()}
+    names = ("overlay", "copy", "plain", "blank", "formatted", "swap")
+    assert {name: modes[name] for name in names} == dict.fromkeys(names, 0o600)
+
+
 def test_swap_that_is_too_small_is_refused(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "swap")
     with pytest.raises(errors.InvalidArguments):

@@ -182,10 +182,11 @@ def test_disks_are_booted_in_the_order_of_their_boot_index() -> None:
         designer.GuestDisk(source="/v/1", format="raw", boot_index=5),
         designer.GuestDisk(source="/v/2", format="raw", boot_index=0),
         designer.GuestDisk(source="/v/3", format="raw"),
+        designer.GuestDisk(source="/v/4", format="raw", boot_index=-1),
     ]
     devices = design(disks=disks).devices
     assert devices is not None
-    assert [disk.boot_order for disk in devices.disks] == [2, 1, None]
+    assert [disk.boot_order for disk in devices.disks] == [2, 1, None, None]
 
 
 @pytest.mark.parametrize(

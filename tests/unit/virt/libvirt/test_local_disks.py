@@ -56,6 +56,19 @@ def test_an_instance_that_boots_from_a_volume_has_no_root_disk_here() -> None:
     assert "disk" in wanted(instance(block_device_mapping=[volume | {"boot_index": 1}]))
 
 
+def test_what_is_promised_is_all_disks_on_this_host_and_no_volume() -> None:
+    blank = {"source_type": "blank", "size_gb": 3}
+    image = {"source_type": "image", "size_gb": 5, "image": {"url": "file:///srv/other"}}
+    volume = {"source_type": "volume", "volume_id": "v", "connection_info": {}, "boot_index": 0}
+    flavor = {"root_gb": 7, "ephemeral_gb": 2, "swap_mb": 64}
+    every = instance(flavor=flavor, block_device_mapping=[blank, image])
+    assert local_disks.promised_bytes(every) == (7 + 2 + 3 + 5) * GIB + 64 * MIB
+    booted = instance(flavor=flavor, block_device_mapping=[volume])
+    assert local_disks.promised_bytes(booted) == 2 * GIB + 64 * MIB
+    own_size = {"url": "file:///srv/image", "min_disk_gb": 4, "size_bytes": MIB}
+    assert local_disks.promised_bytes(instance(flavor={"root_gb": 0}, image=own_size)) == 4 * GIB
+
+
 def test_a_mapped_image_at_boot_index_0_tells_of_the_root_disk() -> None:
     mapped = {
         "source_type": "image",

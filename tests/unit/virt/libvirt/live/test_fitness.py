@@ -121,6 +121,14 @@ def test_a_flavor_is_held_against_the_whole_host(
         room.check(flavor, 2, "/")
 
 
+def test_all_disks_are_held_against_the_whole_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of no flavor; a root disk that is a volume is not among them."""
+    monkeypatch.setattr(room, "disk", lambda path: room.Disk(10 * 2**30, 1))
+    room.check(Flavor(vcpus=1, memory_mb=1, root_gb=11), 2, "/", 10 * 2**30)
+    with pytest.raises(errors.InsufficientResources, match="disk"):
+        room.check(Flavor(vcpus=1, memory_mb=1), 2, "/", 10 * 2**30 + 1)
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "saved", "expected"),
     [

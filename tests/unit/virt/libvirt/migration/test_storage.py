@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import msgspec
 import pytest
 
+from compute_agent import steps
 from compute_agent.model import errors
+from compute_agent.virt.libvirt import logs
 from compute_agent.virt.libvirt.migration import storage
 from compute_agent.virt.libvirt.paths import InstancePaths
 
@@ -27,6 +30,24 @@ def here(tmp_path: pathlib.Path) -> InstancePaths:
     (directory / "disk.config").chmod(0o600)
     (directory / "link").symlink_to("/etc/passwd")
     return paths
+
+
+def test_a_console_goes_on_from_what_was_said_elsewhere_and_nothing_is_overwritten(
+    here: InstancePaths, tmp_path: pathlib.Path
+) -> None:
+    there = InstancePaths(str(tmp_path / "there"), UUID)
+    older = pathlib.Path(f"{there.console_log}.0")
+    older.parent.mkdir(parents=True)
+    said = storage.spoken(here)
+    storage.go_on_from(there, said)
+    assert older.read_text() == "console.log.0console.log" and older.stat().st_mode & 0o777 == 0o600
+    pathlib.Path(there.console_log).write_text(", and more")
+    told = logs.rotated_tail(there.console_log, 1000)
+    assert told == b"console.log.0console.log, and more"
+    older.write_text("turned over since")
+    storage.go_on_from(there, said)
+    storage.go_on_from(there, None)
+    assert older.read_text() == "turned over since"
 
 
 def test_a_mark_is_seen_where_the_storage_is_the_same_and_only_there(tmp_path: pathlib.Path) -> None:
@@ -78,3 +99,13 @@ def test_a_file_that_came_damaged_or_is_none_of_the_sources_business_is_not_writ
         with pytest.raises(errors.InvalidArguments):
             storage.unpack(there, [bad])
     assert list(pathlib.Path(there.directory).iterdir()) == []
+
+
+def test_a_check_that_is_repeated_leaves_one_mark_and_takes_old_ones_away(tmp_path: pathlib.Path) -> None:
+    long_ago = tmp_path / ("shared_storage_mark_" + "0" * 32)
+    long_ago.touch()
+    os.utime(long_ago, (0, 0))
+    with steps.working(steps.Work("11111111-2222-4333-8444-555555555555", "migrate")):
+        marks = {storage.leave_mark(str(tmp_path)) for _ in range(3)}
+        assert marks == {storage.name_of_mark()} == {path.name for path in tmp_path.iterdir()}
+    assert storage.leave_mark(str(tmp_path)) not in marks

@@ -63,6 +63,13 @@ def test_disks_of_the_sources_own_are_copied_by_name() -> None:
     assert plan.parameters["migrate_disks"] == ["vda"]
 
 
+def test_a_copied_disk_stands_on_nothing_at_the_destination() -> None:
+    """A libvirtd that was started again names what it stands on; that is not there."""
+    changed = _plan(block_migration=True).parameters["destination_xml"]
+    assert "_base/image" not in changed and f"/srv/one/{UUID}/disk" in changed
+    assert "destination_xml" not in _plan(is_shared_instance_path=True).parameters
+
+
 def test_a_post_copy_is_not_held_and_kept_from_ending_by_itself() -> None:
     plan = _plan(post_copy=True, held=True, bandwidth_mib=1000)
     assert plan.flags & libvirt.VIR_MIGRATE_POSTCOPY and not plan.flags & libvirt.VIR_MIGRATE_PAUSED
@@ -96,6 +103,37 @@ def test_what_names_things_of_a_host_is_changed_for_the_other() -> None:
         assert f"/data/{UUID}/disk" in changed and f"/data/{UUID}/console.log" in changed
         assert 'bridge="br-two"' in changed and "10.0.0.1" not in changed
         assert "/mnt/volume" in changed and "/srv/one/" not in changed
+
+
+_SERVED = f"""\
+<domain><devices><disk type="network" device="disk"><driver name="qemu" type="raw"/>
+<source protocol="nbd" name="volume" index="1"><host name="10.0.0.9" port="10809"/></source>
+<backingStore/><target dev="vdb" bus="virtio"/><serial>{UUID}</serial></disk></devices></domain>"""
+
+
+def _place(host: str, inside: str = "") -> str:
+    return (
+        f'<disk type="network"><source protocol="nbd" name="volume"><host name="{host}" port="10809"/>'
+        f"{inside}</source><target dev='vdz'/><boot order='1'/></disk>"
+    )
+
+
+def test_a_volume_is_where_the_destination_finds_it() -> None:
+    changed = guestxml.for_destination(_SERVED, "/srv/one", _to(volumes={UUID: _place("10.0.0.7")}))
+    assert changed is not None and "10.0.0.7" in changed and "10.0.0.9" not in changed
+    assert 'dev="vdb"' in changed and "boot" not in changed and "vdz" not in changed
+    assert "backingStore" not in changed
+
+
+def test_a_volume_that_both_ends_find_alike_is_left_as_it_is() -> None:
+    assert guestxml.for_destination(_SERVED, "/srv/one", _to(volumes={UUID: _place("10.0.0.9")})) is None
+    assert guestxml.for_destination(_SERVED, "/srv/one", _to()) is None
+
+
+def test_of_what_the_destination_tells_of_a_volume_only_its_place_gets_in() -> None:
+    told = _place("10.0.0.7", "<slices><slice type='storage' offset='0' size='1'/></slices>")
+    changed = guestxml.for_destination(_SERVED, "/srv/one", _to(volumes={UUID: told}))
+    assert changed is not None and "10.0.0.7" in changed and "slice" not in changed
 
 
 def test_what_has_to_be_copied_is_found_in_the_xml() -> None:
