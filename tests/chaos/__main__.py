@@ -90,6 +90,7 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", help="only these, and variants of these verbs")
     parser.add_argument("--on", choices=GROUNDS, action="append", help="only this driver")
     parser.add_argument("--action", choices=ACTIONS, action="append", help="only this action")
+    parser.add_argument("--all", action="store_true", help="every verb on real guests too")
     parser.add_argument("--jobs", type=int, default=4, help="agents at a time")
     parser.add_argument("--verbose", action="store_true", help="show the logs of what went wrong")
     options = parser.parse_args()
@@ -97,10 +98,9 @@ def main() -> int:
     for name in options.on or GROUNDS:
         began = time.monotonic()
         kind = GROUNDS[name]
+        asked = options.scenarios or (() if options.all else kind.usual)
         wanted = [
-            one.name
-            for one in kind.scenarios.values()
-            if not options.scenarios or one.name in options.scenarios or one.verb in options.scenarios
+            one.name for one in kind.scenarios.values() if not asked or one.name in asked or one.verb in asked
         ]
         # The long ones first, so that none is left alone at the end.
         wanted.sort(key=lambda one: one not in kind.shared)

@@ -42,6 +42,7 @@ class Ground(contextlib.AbstractContextManager["Ground"], abc.ABC):
     :cvar name: for the table
     :cvar modules: what the zygote imports before it forks, beside the agent
     :cvar scenarios: the verbs, by name
+    :cvar usual: verbs that are run when none is named; empty: all
     :cvar shared: verbs for which the points of journal, acknowledgement and publishing are hit too
     :cvar deadline_s: of an operation that is to hang
     :cvar enough_s: of any other, and how long its end may take to come
@@ -52,6 +53,7 @@ class Ground(contextlib.AbstractContextManager["Ground"], abc.ABC):
     name: str
     modules: tuple[str, ...] = ()
     scenarios: Mapping[str, Scenario]
+    usual: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     deadline_s: float = 0.5
     enough_s: float = 60.0

@@ -286,6 +286,7 @@ class QemuGround(Ground):
     name = "qemu"
     modules = ("compute_agent.virt.libvirt.driver",)
     scenarios: ClassVar[Mapping[str, Scenario]] = {scenario.name: scenario for scenario in _ALL}
+    usual = ("spawn", "destroy", "power_off", "suspend", "reboot")
     deadline_s = 6.0
     enough_s = 120.0
     of_threads: ClassVar[Mapping[str, int]] = {"anon_inode:[eventpoll]": 40}
