@@ -12,6 +12,7 @@ from compute_agent.manager import reconcile
 from compute_agent.manager.reports import Reporter
 from compute_agent.model import errors
 from compute_agent.model.states import InstanceState as S
+from compute_agent.rpc.sink import BrokerSink
 from compute_agent.store import database, instances
 from compute_agent.store import host as host_store
 from tests.unit.manager.conftest import House
@@ -36,7 +37,11 @@ def test_a_comparison_that_fails_at_the_start_is_made_again(house: House, proble
 
 @pytest.mark.parametrize("problem", [concurrency.TimedOut(), RuntimeError("a bug")])
 def test_a_report_goes_without_what_the_hypervisor_does_not_tell(house: House, problem: Exception) -> None:
-    reporter = Reporter(house.manager, Publisher(house.store, mock.Mock()), concurrency.HubMonitor())
+    reporter = Reporter(
+        house.manager,
+        Publisher(house.store, mock.create_autospec(BrokerSink, instance=True)),
+        concurrency.HubMonitor(),
+    )
     with mock.patch.object(house.driver, "get_available_resource", autospec=True, side_effect=problem):
         report = reporter.report()
     assert report["resources"] is None

@@ -16,6 +16,7 @@ from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.virt.libvirt import fencing, files, keys, local_disks
 from compute_agent.virt.libvirt.facts import Settings
+from compute_agent.virt.libvirt.host import Host
 from compute_agent.virt.libvirt.paths import InstancePaths
 
 UUID = "5f0c1a9e-26f0-4d1b-9d5e-0c8d1f2a3b4c"
@@ -88,7 +89,7 @@ def test_a_guest_whose_key_is_not_on_this_host_opens_with_what_the_scheduler_sai
 
 
 def test_an_instance_without_keys_asks_nothing_of_libvirt(directory: pathlib.Path) -> None:
-    host = mock.Mock()
+    host = mock.create_autospec(Host, instance=True)
     with keys.given(host, UUID, keys.of(UUID)):
         pass
     assert host.mock_calls == []

@@ -14,10 +14,12 @@ from unittest import mock
 import msgspec
 import pytest
 
+from compute_agent import concurrency
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
 from compute_agent.virt.libvirt.base import LibvirtBase
+from compute_agent.virt.libvirt.host import Host
 from compute_agent.virt.libvirt.paths import InstancePaths
 from compute_agent.virt.libvirt.volumes import brick, reach
 
@@ -50,6 +52,18 @@ def get_connector_properties(
 ) -> Mapping[str, Any]: ...
 
 
+def set_defaults(lock_path: str) -> None:
+    """As oslo.concurrency has it."""
+
+
+def setup(conf: Any) -> None:
+    """As os-brick has it."""
+
+
+def set_client_mode(enabled: bool) -> None:
+    """As oslo.privsep's contexts have it."""
+
+
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """os-brick, installed."""
@@ -65,9 +79,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found.get_connector_properties = mock.create_autospec(
         get_connector_properties, return_value={"wwpns": ["a"]}
     )
-    found.set_lock_path = modules["oslo_concurrency.lockutils"].set_defaults = mock.Mock()
-    found.setup = modules["os_brick"].setup = mock.Mock()
-    found.client_mode = mock.Mock()
+    found.set_lock_path = modules["oslo_concurrency.lockutils"].set_defaults = mock.create_autospec(
+        set_defaults
+    )
+    found.setup = modules["os_brick"].setup = mock.create_autospec(setup)
+    found.client_mode = mock.create_autospec(set_client_mode)
     modules["os_brick.privileged"].default = types.SimpleNamespace(set_client_mode=found.client_mode)
     brick._set_up.cache_clear()
     yield found
@@ -160,7 +176,8 @@ def test_a_guest_that_starts_has_its_volume_connected_again(
     mapped = {"source_type": "volume", "volume_id": "vol", "connection_info": info}
     given = {"uuid": paths.uuid, "flavor": {"vcpus": 1, "memory_mb": 1}, "block_device_mapping": [mapped]}
     driver = mock.create_autospec(LibvirtBase, instance=True)
-    driver._host, driver._file_threads = mock.Mock(), mock.Mock()
+    driver._host = mock.create_autospec(Host, instance=True)
+    driver._file_threads = mock.create_autospec(concurrency.NativePool, instance=True)
     driver._host.ask_guest.return_value = (
         f"<domain><devices><disk type='block' device='disk'><source dev='{link}'/>"
         "<target dev='vdb' bus='virtio'/><serial>vol</serial></disk></devices></domain>"
