@@ -130,6 +130,11 @@ def test_a_guest_writes_to_a_volume_that_grows_under_it(
 # --- attach and detach -------------------------------------------------------------------------------
 
 
+def mirrors(watched: Watched, instance: Instance) -> bool:
+    """Whether a disk of the guest is being copied."""
+    return Guest(watched.hypervisor, instance.uuid).xml().find("devices/disk/mirror") is not None
+
+
 def shown(watched: Watched, instance: Instance) -> tuple[list[str], list[str]]:
     """The serial numbers of a guest's disks: in what runs (or would), and in the definition."""
     guest = Guest(watched.hypervisor, instance.uuid)
@@ -484,10 +489,15 @@ def test_a_swap_that_is_cancelled_leaves_the_guest_on_the_old_volume(
     new = described(served(NbdServer()), new_id())
     watched.driver.attach_volume(None, old, instance, None)
     before = shown(watched, instance)
+
+    def cancel() -> None:
+        watched.wait(lambda: mirrors(watched, instance), "the copy")
+        work.cancel()
+
     CONF.set_override("swap_bandwidth_mb", 1, "volumes")
     try:
         with watched.operation("swap_volume") as work:
-            concurrency.spawn(lambda: (concurrency.sleep(1.0), work.cancel()))
+            concurrency.spawn(cancel)
             with pytest.raises(errors.Cancelled):
                 watched.driver.swap_volume(None, old, new, with_volume(instance, old), None, 0)
     finally:
