@@ -86,9 +86,9 @@ class AgentService(oslo_service.ServiceBase):  # type: ignore[misc]
             self.manager, self.directory, hold=self.server.hold, release=self.server.release
         )
         engine = self.manager.engine
-        engine.before_again = self.manager.observer.before_again
-        engine.before_end = self.manager.observer.before_end
-        engine.on_progress = self.reporter.progress
+        engine.hooks.before_again = self.manager.observer.before_again
+        engine.hooks.before_end = self.manager.observer.before_end
+        engine.hooks.on_progress = self.reporter.progress
 
     def start(self) -> None:
         """Start everything, in order. Called in the main greenthread."""

@@ -17,7 +17,7 @@ from compute_agent.model.handshake import Fact, Kind
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState, PowerState, follow
 from compute_agent.operations import telling
-from compute_agent.operations.engine import Entry
+from compute_agent.operations.entry import Entry
 from compute_agent.store import handshakes, instances, outbox
 from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event

@@ -19,7 +19,7 @@ from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause
 from compute_agent.model.states import FOLLOWED, PowerState
-from compute_agent.operations.engine import Entry
+from compute_agent.operations.entry import Entry
 from compute_agent.store import instances, journal
 from compute_agent.store.database import Transaction
 from compute_agent.virt import event as virt_event

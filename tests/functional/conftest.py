@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.functional.serving import Served, bridged, serving
 from tests.rig.agent import Agent
+from tests.rig.broker import Broker
+from tests.rig.hypervisor import Hypervisor
 from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
@@ -34,3 +37,23 @@ def to_qemu_agent(qemu_agent: Agent, sender: Callable[[Agent], Sender]) -> Sende
 def to_fake_agent(fake_agent: Agent, sender: Callable[[Agent], Sender]) -> Sender:
     """A sender to `fake_agent`."""
     return sender(fake_agent)
+
+
+@pytest.fixture
+def alone(qemu_agent: Agent, to_qemu_agent: Sender, receiver: Receiver, hypervisor: Hypervisor) -> Served:
+    """An agent with real guests that one test has for itself, to stop and to harm."""
+    return Served(qemu_agent, to_qemu_agent, receiver, hypervisor)
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, broker: Broker, hypervisor: Hypervisor) -> Iterator[Served]:
+    """An agent with real guests that a module's tests share."""
+    with serving(request, broker, hypervisor) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Iterator[str]:
+    """A bridge of this host; its name."""
+    with bridged() as name:
+        yield name

@@ -27,6 +27,8 @@ from tests.rig.process import command_line
 from tests.rig.receiver import Payload, Receiver
 from tests.rig.sender import Sender
 
+LIFECYCLE = "instance.lifecycle."
+
 
 class Served:
     """An agent with real guests, and who talks to it."""
@@ -56,6 +58,13 @@ class Served:
         self.do("spawn", instance=instance)
         return str(instance["uuid"])
 
+    def spawned(self, number: int = 1) -> list[str]:
+        """Spawn guests side by side; their uuids."""
+        instances = [self.describe() for _ in range(number)]
+        for operation in [self.sender.cast("spawn", instance=instance) for instance in instances]:
+            self.receiver.succeeded(operation, timeout=120)
+        return [instance["uuid"] for instance in instances]
+
     def guest(self, uuid: str) -> Guest:
         """Look at a guest from outside."""
         return Guest(self.hypervisor, uuid)
@@ -63,6 +72,11 @@ class Served:
     def record(self, uuid: str) -> dict[str, Any]:
         """What the agent has on record of an instance."""
         return dict(self.sender.call("get_instance", instance_uuid=uuid))
+
+    def lifecycle(self, uuid: str) -> list[str]:
+        """The lifecycle events of an instance, in order."""
+        kinds = [event["type"] for event in self.receiver.of_instance(uuid)]
+        return [kind.removeprefix(LIFECYCLE) for kind in kinds if kind.startswith(LIFECYCLE)]
 
     def left_of(self, uuid: str) -> list[str]:
         """What an onlooker finds of an instance that should not be: on record, at the hypervisor, on disk."""

@@ -14,14 +14,13 @@ import itertools
 import os
 import pathlib
 import pwd
-import signal
 import socket
 from typing import Self
 
 import amqp
 
 from tests.rig import ports, scratch, sockets, wire
-from tests.rig.part import Part
+from tests.rig.part import Daemon
 from tests.rig.process import (
     Process,
     RigError,
@@ -56,7 +55,7 @@ raft.wal_max_size_bytes = 8388608
 """
 
 
-class Broker(Part):
+class Broker(Daemon):
     """A RabbitMQ node on a free port.
 
     listen_address: where it listens; another host of the lab needs the address of the bridge.
@@ -206,22 +205,6 @@ class Broker(Part):
         comes back empty (fixed later: rabbitmq/ra#443). Takes about half a second.
         """
         self.ctl("eval", "[dets:sync(Table) || Table <- dets:all()].")
-
-    def suspend(self) -> None:
-        """Let the node hang: it holds its connections and answers nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """End a `suspend`."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def restart(self, kill: bool = False) -> None:
-        """Stop (or kill) the node and start it with the same data."""
-        if kill:
-            self.kill()
-        else:
-            self.stop()
-        self.start()
 
     def ensure(self) -> None:
         """Make it serve again after whatever a test did to it."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import pathlib
 import threading
@@ -18,7 +19,29 @@ _PATIENCE_S = 0.2
 _CONSOLE_PAUSE_S = 0.03
 
 
-class EventWatch:
+class _Watch(abc.ABC):
+    """Shows what comes, in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=name)
+
+    @abc.abstractmethod
+    def _run(self) -> None:
+        """Show until it is ending."""
+
+    def start(self) -> None:
+        """Begin to show."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show no more."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+
+class EventWatch(_Watch):
     """Shows every event that a receiver has got, once, in the order of arrival.
 
     on_event: told of each one after it was shown.
@@ -27,28 +50,17 @@ class EventWatch:
     def __init__(
         self, screen: Screen, receiver: Receiver, on_event: Callable[[dict[str, Any]], object]
     ) -> None:
+        super().__init__("events")
         self.names: dict[str, str] = {}
         self.shown = 0
         self._screen = screen
         self._receiver = receiver
         self._on_event = on_event
         self._seen: set[tuple[str, str, int]] = set()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="events")
-
-    def start(self) -> None:
-        """Begin to show."""
-        self._thread.start()
 
     def wait_shown(self, count: int, timeout: float = 60.0) -> None:
         """Wait until the first `count` events that came were shown."""
         wait_until(lambda: self.shown >= count, timeout, "the events on the screen")
-
-    def stop(self) -> None:
-        """Show no more."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -101,19 +113,14 @@ class _Console:
         return [line.decode(errors="replace").strip("\r\0") for line in complete]
 
 
-class ConsoleWatch:
+class ConsoleWatch(_Watch):
     """Shows each line that guests write to the files their serial ports are logged to."""
 
     def __init__(self, screen: Screen) -> None:
+        super().__init__("consoles")
         self._screen = screen
         self._consoles: dict[pathlib.Path, _Console] = {}
         self._lines: list[str] = []
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="consoles")
-
-    def start(self) -> None:
-        """Begin to show."""
-        self._thread.start()
 
     def follow(self, name: str, path: pathlib.Path) -> None:
         """Show this guest's, too. Following it already is fine."""
@@ -127,12 +134,6 @@ class ConsoleWatch:
             f"{text!r} on the guest's console",
             lambda: "\n".join(self._lines),
         )
-
-    def stop(self) -> None:
-        """Show no more."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._ending.wait(_CONSOLE_PAUSE_S):

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from tests.rig import bootsector, domain, scratch
-from tests.rig.part import Part
+from tests.rig.part import Daemon
 from tests.rig.process import (
     Process,
     RigError,
@@ -73,7 +73,7 @@ remember_owner = 0
 """
 
 
-class Hypervisor(Part):
+class Hypervisor(Daemon):
     """A libvirtd of our own.
 
     hostname, prefix: a host name of its own, and a command put before everything it runs, such as
@@ -354,22 +354,6 @@ class Hypervisor(Part):
         usual = _QEMU_CONF_COMMON + (_QEMU_CONF_ROOT if self.privileged else "")
         (self._configuration / "qemu.conf").write_text(usual + more)
         self.restart()
-
-    def suspend(self) -> None:
-        """Let libvirtd hang (SIGSTOP)."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """End a `suspend`."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def restart(self, kill: bool = False) -> None:
-        """Stop (or kill) libvirtd and start it again; guests run on."""
-        if kill:
-            self.kill()
-        else:
-            self.stop()
-        self.start()
 
     def ensure(self) -> None:
         """Make it serve again after whatever a test did to it."""

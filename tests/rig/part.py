@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import abc
+import os
+import signal
 import sys
 import types
 from typing import Self
@@ -46,3 +48,36 @@ class Part(abc.ABC):
         if kind is not None and kind is not KeyboardInterrupt:
             print(self.evidence(), file=sys.stderr)
         self.close()
+
+
+class Daemon(Part):
+    """A part that is one process, which a test may end, let hang, and start again over the same data."""
+
+    @property
+    @abc.abstractmethod
+    def pid(self) -> int:
+        """The pid of the process. Raises RigError if it was never started."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End it in good order; what it keeps is there for `start`."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """Kill it; what it keeps is there for `start`."""
+
+    def suspend(self) -> None:
+        """Let it hang (SIGSTOP): it holds its connections and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End a `suspend`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def restart(self, kill: bool = False) -> None:
+        """Stop (or kill) it and start it again."""
+        if kill:
+            self.kill()
+        else:
+            self.stop()
+        self.start()

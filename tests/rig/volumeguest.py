@@ -17,14 +17,7 @@ from tests.rig.linuxguest.build import cache_directory
 from tests.rig.process import tool, wait_until
 
 _INIT = pathlib.Path(__file__).resolve().with_suffix(".sh")
-_MODULES = (
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_blk",
-)
+_MODULES = kernel.MODULES[: kernel.MODULES.index("virtio_blk") + 1]
 CMDLINE = "console=ttyS0 quiet loglevel=3 panic=1 nokaslr mitigations=off no_timer_check"
 MEMORY_MB = 160
 UP_S = 90.0

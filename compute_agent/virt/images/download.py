@@ -16,7 +16,6 @@ from compute_agent.model import errors
 from compute_agent.virt.images import stream
 from compute_agent.virt.images.limit import Limit, check_room
 from compute_agent.virt.images.part import Part
-from compute_agent.virt.images.sources import shown
 from compute_agent.virt.images.stream import Lost, Stream
 from compute_agent.virt.images.web import Answer, Call, Target
 
@@ -104,7 +103,7 @@ class Download:
             steps.current().check()
             self._limit.check(self._part.size)
         if total is not None and self._part.size != total:
-            raise Lost(self._unavailable(f"{self._part.size} of {total} bytes came"))
+            raise Lost(self._target.unavailable(f"{self._part.size} of {total} bytes came"))
         return True
 
     def _begin(self, answer: Answer) -> int | None:
@@ -137,13 +136,13 @@ class Download:
     def _restart(self) -> None:
         self._restarts += 1
         if self._restarts > RESTARTS:
-            raise self._unavailable("at each attempt it is another file, or sent from its beginning")
+            raise self._target.unavailable("at each attempt it is another file, or sent from its beginning")
         self._call(self._part.restart)
         self._version, self._best = None, 0
 
     def _check(self, answer: Answer) -> None:
         if answer.status != 200:
-            error = self._unavailable(
+            error = self._target.unavailable(
                 f"the server answers {answer.status}",
                 retryable=answer.status >= 500 or answer.status in (408, 425, 429),
             )
@@ -153,7 +152,7 @@ class Download:
     def _check_encoding(self, answer: Answer) -> None:
         encoding = answer.header("Content-Encoding") or "identity"
         if encoding.lower() != "identity":
-            raise self._unavailable(f"the server sends it encoded as {encoding[:64]}", retryable=False)
+            raise self._target.unavailable(f"the server sends it encoded as {encoding[:64]}", retryable=False)
 
     def _check_size(self, total: int | None) -> None:
         if total is not None:
@@ -171,9 +170,6 @@ class Download:
             self._restart()
         with steps.current().waiting(f"the image's source failed: {error.message}"[:512]):
             steps.current().sleep(min(RETRY_S * 2 ** (self._failures - 1), RETRY_MOST_S))
-
-    def _unavailable(self, reason: str, retryable: bool = True) -> errors.ImageUnavailable:
-        return errors.ImageUnavailable(f"{shown(self._target.url)}: {reason}", retryable=retryable)
 
 
 _AGAIN = -1

@@ -9,14 +9,9 @@ copied only while it stands on nothing, or on an image of the cache.
 import os
 import posix
 import stat
-import struct
 
 from compute_agent.model import errors
-
-_MAGIC = b"QFI\xfb"
-_HEADER_BYTES = 104
-_NAME_BYTES = 1023
-_EXTERNAL_DATA = 1 << 2
+from compute_agent.virt.images import qcow2
 
 
 def check(path: str, disk_format: str, cache: str) -> str | None:
@@ -36,7 +31,7 @@ def check(path: str, disk_format: str, cache: str) -> str | None:
         raise _unsafe("stands on a file that is no cached image")
     if not stat.S_ISREG(_stat(base).st_mode):
         raise _unsafe("stands on something that is no file")
-    if _head(base).startswith(_MAGIC) and _backing(base) is not None:
+    if _head(base).startswith(qcow2.MAGIC) and _backing(base) is not None:
         raise _unsafe("stands on an image that stands on another")
     return base
 
@@ -46,30 +41,20 @@ def _backing(path: str) -> str | None:
 
     :raises ImageUnsafe: if it is no such file, or keeps its data elsewhere
     """
-    head = _head(path)
-    if len(head) < _HEADER_BYTES or not head.startswith(_MAGIC):
-        raise _unsafe("is no qcow2 file")
-    version, offset, size = struct.unpack(">IQI", head[4:20])
-    if version >= 3 and struct.unpack(">Q", head[72:80])[0] & _EXTERNAL_DATA:
-        raise _unsafe("keeps its data in another file")
-    if not offset:
-        return None
-    if not 0 < size <= _NAME_BYTES:
-        raise _unsafe("names what it stands on in a wrong way")
-    return os.fsdecode(_head(path, offset, size))
-
-
-def _head(path: str, offset: int = 0, size: int = _HEADER_BYTES) -> bytes:
     try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+        name = qcow2.parse(_head(path)).name
+    except qcow2.Malformed as error:
+        raise _unsafe(str(error)) from None
+    return None if name is None else os.fsdecode(_head(path, *name))
+
+
+def _head(path: str, offset: int = 0, size: int = qcow2.BYTES) -> bytes:
+    try:
+        return qcow2.read(path, size, offset)
+    except qcow2.Malformed as error:
+        raise _unsafe(str(error)) from None
     except OSError as error:
         raise errors.InvalidState(f"{path} can't be read: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(posix.fstat(fd).st_mode):
-            raise _unsafe("is no file")
-        return posix.pread(fd, size, min(offset, 2**62))
-    finally:
-        posix.close(fd)
 
 
 def _stat(path: str) -> os.stat_result:

@@ -17,7 +17,6 @@ from compute_agent import concurrency, failpoints, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.virt.images import web
-from compute_agent.virt.images.sources import shown
 from compute_agent.virt.images.web import Call, Target
 
 LOG = logging.getLogger(__name__)
@@ -83,18 +82,17 @@ class Upload:
         while not work.wait(sending.ended, window):
             took, before = self._sent - before, self._sent
             if took < max(1, CONF.images.min_download_rate_kb * 1024 * window):
-                raise self._unavailable(f"the server is too slow: it took {took} bytes in {window:g} s")
+                raise self._target.unavailable(
+                    f"the server is too slow: it took {took} bytes in {window:g} s"
+                )
 
     def _judge_status(self, status: int) -> None:
         if status in _STORED and self._sent == self._size:
             return
         if status in _STORED:
-            raise self._unavailable(f"the server took {self._sent} of {self._size} bytes")
+            raise self._target.unavailable(f"the server took {self._sent} of {self._size} bytes")
         passing = status >= 500 or status in _FOR_NOW
-        raise self._unavailable(f"the server answers {status}", retryable=passing)
-
-    def _unavailable(self, reason: str, retryable: bool = True) -> errors.ImageUnavailable:
-        return errors.ImageUnavailable(f"{shown(self._target.url)}: {reason}", retryable=retryable)
+        raise self._target.unavailable(f"the server answers {status}", retryable=passing)
 
     # --- in the other greenthread ------------------------------------------------------------------
 

@@ -13,11 +13,10 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from compute_agent.model import errors
+from compute_agent.virt.images import qcow2
 
 NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])")
 """What an image in the cache is called."""
-_QCOW2 = b"QFI\xfb"
-_NAME_BYTES = 1023
 _DEPTH = 4
 
 
@@ -46,10 +45,10 @@ def backing_of(path: str) -> str:
         return ""
     try:
         head = posix.pread(fd, 20, 0)
-        if len(head) < 20 or not head.startswith(_QCOW2):
+        if len(head) < 20 or not head.startswith(qcow2.MAGIC):
             return ""
         _, _, offset, size = struct.unpack(">4sIQI", head)
-        return os.fsdecode(posix.pread(fd, min(size, _NAME_BYTES), offset)) if offset else ""
+        return os.fsdecode(posix.pread(fd, min(size, qcow2.NAME_BYTES), offset)) if offset else ""
     finally:
         posix.close(fd)
 

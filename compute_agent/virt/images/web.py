@@ -57,6 +57,10 @@ class Target:
     headers: Mapping[str, str]
     inner: bool = False
 
+    def unavailable(self, reason: str, retryable: bool = True) -> errors.ImageUnavailable:
+        """Return the error that names the url, as it may be shown, and says what is wrong."""
+        return errors.ImageUnavailable(f"{shown(self.url)}: {reason}", retryable=retryable)
+
 
 class Answer:
     """What a server answers; its body is still to come."""

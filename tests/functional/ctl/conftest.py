@@ -15,9 +15,6 @@ from typing import Any
 
 import pytest
 
-from tests.functional.serving import Served, serving
-from tests.rig.broker import Broker
-from tests.rig.hypervisor import Hypervisor
 from tests.rig.process import tail, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -66,6 +63,26 @@ def run(module: str, *arguments: str | pathlib.Path, cwd: pathlib.Path | None = 
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+class Ctl:
+    """A person at a terminal.
+
+    always: what is typed first each time; settings: what the environment tells.
+    """
+
+    def __init__(self, *always: str, **settings: str) -> None:
+        self._always = always
+        self._settings = settings
+
+    def __call__(self, *arguments: str) -> Done:
+        return run("ctl", *self._always, *arguments, **self._settings)
+
+    def json(self, *arguments: str) -> Any:
+        """What it answers as JSON; it has to succeed."""
+        done = self("--format", "json", *arguments)
+        assert done.status == 0, done
+        return done.json
+
+
 class Running:
     """A command that goes on until it is interrupted, as by Ctrl-C."""
 
@@ -108,13 +125,6 @@ class Running:
         if self._popen.poll() is None:
             self._popen.kill()
         self._popen.wait(DEADLINE_S)
-
-
-@pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest, broker: Broker, hypervisor: Hypervisor) -> Iterator[Served]:
-    """An agent with real guests."""
-    with serving(request, broker, hypervisor) as one:
-        yield one
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PARTS
-from tests.functional.ctl.conftest import Done, Running, run
+from tests.functional.ctl.conftest import Ctl, Running
 from tests.rig.agent import Agent
 from tests.rig.broker import Broker
 from tests.rig.instance import describe
@@ -25,7 +25,7 @@ HANGS = "suspend=hang"
 """Whoever suspends a guest of this agent waits for ever."""
 
 
-class Ctl:
+class Watching(Ctl):
     """A person who types the whole command line, and what the agent tells others meanwhile."""
 
     def __init__(self, agent: Agent, receiver: Receiver, sender: Sender, broker: Broker) -> None:
@@ -33,14 +33,7 @@ class Ctl:
         self.receiver = receiver
         self.sender = sender
         self.where = ("--host", agent.host, "--transport-url", broker.transport_url)
-
-    def __call__(self, *arguments: str) -> Done:
-        return run("ctl", *self.where, *arguments)
-
-    def json(self, *arguments: str) -> Any:
-        done = self("--format", "json", *arguments)
-        assert done.status == 0, done
-        return done.json
+        super().__init__(*self.where)
 
     def spawn(self) -> str:
         instance = describe(IMAGE)
@@ -58,7 +51,7 @@ class Ctl:
 @pytest.fixture(scope="module")
 def ctl(
     request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ctl]:
+) -> Iterator[Watching]:
     """An agent whose guests are not real, and outlive it."""
     shown = request.config.stash[PARTS]
     fake = {"faults": HANGS, "ledger": tmp_path_factory.mktemp("fake") / "ledger"}
@@ -68,14 +61,14 @@ def ctl(
         Sender(broker.transport_url, agent.host) as sender,
     ):
         shown.append(agent)
-        yield Ctl(agent, receiver, sender, broker)
+        yield Watching(agent, receiver, sender, broker)
         shown.remove(agent)
 
 
 # --- events ------------------------------------------------------------------------------------------
 
 
-def test_events_since_a_moment_are_those_that_came_after_it(ctl: Ctl) -> None:
+def test_events_since_a_moment_are_those_that_came_after_it(ctl: Watching) -> None:
     since = ctl.sender.call("ping")["as_of"]["seq"]
     instance = ctl.spawn()
     heard = [
@@ -89,7 +82,7 @@ def test_events_since_a_moment_are_those_that_came_after_it(ctl: Ctl) -> None:
     assert kinds == ["operation.accepted", "operation.started", "operation.succeeded"]
 
 
-def test_a_gap_is_told(ctl: Ctl) -> None:
+def test_a_gap_is_told(ctl: Watching) -> None:
     ctl.spawn()
     shown = ctl("events", "--since", "0", "--epoch", str(uuid.uuid4()))
     assert shown.status == 0
@@ -100,7 +93,7 @@ def test_a_gap_is_told(ctl: Ctl) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
 def test_events_are_followed_until_a_signal_and_taken_from_nobody(
-    ctl: Ctl, running: Callable[..., Running], number: signal.Signals
+    ctl: Watching, running: Callable[..., Running], number: signal.Signals
 ) -> None:
     follower = running(*ctl.where, "events", "--follow", "--since", "0", "--interval", "0.1")
     follower.wait_for(ctl.spawn())
@@ -113,7 +106,7 @@ def test_events_are_followed_until_a_signal_and_taken_from_nobody(
     assert ctl.receiver.of_instance(instance)
 
 
-def test_a_follower_survives_a_restart_of_the_agent(ctl: Ctl, running: Callable[..., Running]) -> None:
+def test_a_follower_survives_a_restart_of_the_agent(ctl: Watching, running: Callable[..., Running]) -> None:
     follower = running(
         *ctl.where, "--timeout", "1", "events", "--follow", "--since", "0", "--interval", "0.1"
     )
@@ -130,7 +123,7 @@ def test_a_follower_survives_a_restart_of_the_agent(ctl: Ctl, running: Callable[
 # --- operations --------------------------------------------------------------------------------------
 
 
-def test_operations_are_listed_and_shown(ctl: Ctl) -> None:
+def test_operations_are_listed_and_shown(ctl: Watching) -> None:
     instance = ctl.spawn()
     listed = ctl.json("operations", "list", "--instance", instance)["operations"]
     assert [(one["verb"], one["state"]) for one in listed] == [("spawn", "succeeded")]
@@ -142,7 +135,7 @@ def test_operations_are_listed_and_shown(ctl: Ctl) -> None:
 
 
 def test_an_operation_that_is_cancelled_meanwhile_ends_with_status_3(
-    ctl: Ctl, running: Callable[..., Running]
+    ctl: Watching, running: Callable[..., Running]
 ) -> None:
     instance = ctl.spawn()
     waiting = running(*ctl.where, "suspend", instance, "--wait")
@@ -161,7 +154,7 @@ def _is(verb: str) -> Callable[[dict[str, Any]], bool]:
     return lambda event: bool(event["data"].get("verb") == verb)
 
 
-def test_who_waits_no_longer_ends_with_status_4_and_the_operation_goes_on(ctl: Ctl) -> None:
+def test_who_waits_no_longer_ends_with_status_4_and_the_operation_goes_on(ctl: Watching) -> None:
     instance = ctl.spawn()
     done = ctl("suspend", instance, "--wait-timeout", "1")
     assert done.status == 4
@@ -172,14 +165,14 @@ def test_who_waits_no_longer_ends_with_status_4_and_the_operation_goes_on(ctl: C
     assert ctl.receiver.end_of(live["operation_id"])["type"] == "operation.cancelled"
 
 
-def test_an_operation_past_its_deadline_ends_with_status_4(ctl: Ctl) -> None:
+def test_an_operation_past_its_deadline_ends_with_status_4(ctl: Watching) -> None:
     instance = ctl.spawn()
     done = ctl("suspend", instance, "--timeout-s", "0.5", "--wait")
     assert done.status == 4
     assert "Timeout: " in done.err
 
 
-def test_what_is_over_can_not_be_cancelled(ctl: Ctl) -> None:
+def test_what_is_over_can_not_be_cancelled(ctl: Watching) -> None:
     instance = ctl.spawn()
     (ended,) = ctl.json("operations", "list", "--instance", instance)["operations"]
     late = ctl("operations", "cancel", ended["operation_id"], "--wait")
@@ -187,14 +180,14 @@ def test_what_is_over_can_not_be_cancelled(ctl: Ctl) -> None:
     assert "TooLate: " in late.err
 
 
-def test_an_operation_can_be_cancelled_before_it_comes(ctl: Ctl) -> None:
+def test_an_operation_can_be_cancelled_before_it_comes(ctl: Watching) -> None:
     instance, operation = ctl.spawn(), str(uuid.uuid4())
     assert ctl("operations", "cancel", operation, "--wait").status == 0
     assert ctl("pause", instance, "--operation-id", operation, "--wait").status == 3
     assert ctl.json("get-instance", instance)["state"] == "active"
 
 
-def test_all_operations_are_watched_until_ctrl_c(ctl: Ctl, running: Callable[..., Running]) -> None:
+def test_all_operations_are_watched_until_ctrl_c(ctl: Watching, running: Callable[..., Running]) -> None:
     watcher = running(*ctl.where, "operations", "watch")
     instance = ctl.spawn()  # may come before the watcher looks
     operation = ctl.sender.cast("pause", instance_uuid=instance)
@@ -207,7 +200,7 @@ def test_all_operations_are_watched_until_ctrl_c(ctl: Ctl, running: Callable[...
     assert "host.report" not in watcher.out
 
 
-def test_top_shows_what_is_under_way(ctl: Ctl) -> None:
+def test_top_shows_what_is_under_way(ctl: Watching) -> None:
     operation, instance = ctl.hanging()
     shown = ctl("top", "--once")
     assert shown.status == 0
@@ -217,7 +210,7 @@ def test_top_shows_what_is_under_way(ctl: Ctl) -> None:
     assert ctl("operations", "cancel", operation, "--wait").status == 0
 
 
-def test_nobody_answers_while_the_agent_is_away(ctl: Ctl) -> None:
+def test_nobody_answers_while_the_agent_is_away(ctl: Watching) -> None:
     instance = ctl.spawn()
     ctl.agent.stop()
     done = ctl("--timeout", "1", "pause", instance)

@@ -7,33 +7,21 @@ import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.functional.ctl.conftest import Done, run
+from tests.functional.ctl.conftest import Ctl, Done, run
 from tests.functional.serving import Served
 from tests.rig import domain
 from tests.rig.broker import Broker
 
 
-class Ctl:
-    """A person at a terminal, who has told the environment which agent is meant."""
+class Hasty(Ctl):
+    """A person who has told the environment which agent is meant."""
 
     def __init__(self, served: Served, broker: Broker) -> None:
-        self._settings = {
-            "COMPUTE_AGENT_HOST": served.agent.host,
-            "COMPUTE_AGENT_TRANSPORT_URL": broker.transport_url,
-        }
-
-    def __call__(self, *arguments: str) -> Done:
-        return run("ctl", *arguments, **self._settings)
-
-    def json(self, *arguments: str) -> Any:
-        """What it answers as JSON; it has to succeed."""
-        done = self("--format", "json", *arguments)
-        assert done.status == 0, done
-        return done.json
+        url = broker.transport_url
+        super().__init__(COMPUTE_AGENT_HOST=served.agent.host, COMPUTE_AGENT_TRANSPORT_URL=url)
 
     def all(self, lines: list[list[str]]) -> list[Done]:
         """Several commands, two at a time."""
@@ -42,8 +30,8 @@ class Ctl:
 
 
 @pytest.fixture(scope="module")
-def ctl(served: Served, broker: Broker) -> Ctl:
-    return Ctl(served, broker)
+def ctl(served: Served, broker: Broker) -> Hasty:
+    return Hasty(served, broker)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +43,7 @@ def guest(served: Served) -> str:
 # --- verbs -------------------------------------------------------------------------------------------
 
 
-def test_a_guests_life_from_the_command_line(ctl: Ctl, served: Served) -> None:
+def test_a_guests_life_from_the_command_line(ctl: Hasty, served: Served) -> None:
     instance = str(uuid.uuid4())
     image = served.describe()["image"]["url"]
     spawned = ctl("spawn", "--uuid", instance, "--image", image, "--memory-mb", "16", "--wait")
@@ -85,7 +73,7 @@ def test_a_guests_life_from_the_command_line(ctl: Ctl, served: Served) -> None:
     assert served.left_of(instance) == []
 
 
-def test_verbs_on_the_host_from_the_command_line(ctl: Ctl, served: Served) -> None:
+def test_verbs_on_the_host_from_the_command_line(ctl: Hasty, served: Served) -> None:
     stranger = str(uuid.uuid4())
     xml = domain.plain_domain(served.hypervisor.images.raw(stranger), Path("/dev/null"), uuid=stranger)
     connection = served.hypervisor.connect()
@@ -102,13 +90,13 @@ def test_verbs_on_the_host_from_the_command_line(ctl: Ctl, served: Served) -> No
     assert ctl("confirm-instances", "--instance-uuids", stranger, "--wait").status == 0
 
 
-def test_what_the_driver_can_not_do_says_so(ctl: Ctl, guest: str) -> None:
+def test_what_the_driver_can_not_do_says_so(ctl: Hasty, guest: str) -> None:
     done = ctl("trigger-crash-dump", guest, "--wait")
     assert done.status == 1
     assert done.err.startswith("UnsupportedOperation: ") or "\nUnsupportedOperation: " in done.err
 
 
-def test_without_wait_it_ends_when_the_agent_has_the_verb(ctl: Ctl, served: Served, guest: str) -> None:
+def test_without_wait_it_ends_when_the_agent_has_the_verb(ctl: Hasty, served: Served, guest: str) -> None:
     record = ctl.json("pause", guest)
     assert (record["verb"], record["instance_uuid"]) == ("pause", guest)
     served.receiver.succeeded(record["operation_id"])
@@ -120,7 +108,7 @@ def test_without_wait_it_ends_when_the_agent_has_the_verb(ctl: Ctl, served: Serv
 # --- errors ------------------------------------------------------------------------------------------
 
 
-def test_an_error_has_its_code_and_a_hint_and_status_1(ctl: Ctl, served: Served) -> None:
+def test_an_error_has_its_code_and_a_hint_and_status_1(ctl: Hasty, served: Served) -> None:
     missing = (served.hypervisor.images_path / "missing.raw").as_uri()
     plain = ctl("spawn", "--image", missing, "--memory-mb", "16", "--wait")
     assert plain.status == 1
@@ -135,7 +123,7 @@ def test_an_error_has_its_code_and_a_hint_and_status_1(ctl: Ctl, served: Served)
     assert "InstanceNotFound: " in found.err
 
 
-def test_a_hint_is_shown_below_the_error(ctl: Ctl, served: Served) -> None:
+def test_a_hint_is_shown_below_the_error(ctl: Hasty, served: Served) -> None:
     instance = served.describe()
     instance["flavor"] = {"vcpus": 1, "memory_mb": 2**26}
     done = ctl("spawn", "--instance", json.dumps(instance), "--wait")
@@ -161,7 +149,7 @@ def test_a_hint_is_shown_below_the_error(ctl: Ctl, served: Served) -> None:
     ids=["arguments", "instance", "operation", "host", "broker"],
 )
 def test_what_goes_wrong_is_told_in_a_typed_line(
-    ctl: Ctl, arguments: list[str], code: str, status: int
+    ctl: Hasty, arguments: list[str], code: str, status: int
 ) -> None:
     plain = ctl(*arguments)
     assert (plain.status, plain.out) == (status, "")
@@ -174,14 +162,14 @@ def test_what_goes_wrong_is_told_in_a_typed_line(
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["pause"], ["spawn"], ["--format", "xml", "ping"]])
-def test_wrong_usage_is_status_2(ctl: Ctl, arguments: list[str]) -> None:
+def test_wrong_usage_is_status_2(ctl: Hasty, arguments: list[str]) -> None:
     assert ctl(*arguments).status == 2
 
 
 # --- questions ---------------------------------------------------------------------------------------
 
 
-def test_every_question_is_answered(ctl: Ctl, served: Served, guest: str, tmp_path: Path) -> None:
+def test_every_question_is_answered(ctl: Hasty, served: Served, guest: str, tmp_path: Path) -> None:
     """Also those that this driver can't answer: they say so, and no question hangs or stumbles."""
     described = tmp_path / "instance.json"
     described.write_text(json.dumps(served.describe()))
@@ -239,7 +227,7 @@ def test_every_question_is_answered(ctl: Ctl, served: Served, guest: str, tmp_pa
     ), unanswered
 
 
-def test_answers_for_people(ctl: Ctl, served: Served, guest: str) -> None:
+def test_answers_for_people(ctl: Hasty, served: Served, guest: str) -> None:
     served.guest(guest).wait_console("Hello")
     asked = [
         ["get-instance", guest],

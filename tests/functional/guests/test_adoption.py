@@ -6,15 +6,14 @@ from __future__ import annotations
 import json
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.functional.serving import Served, serving
+from tests.functional.serving import Served
 from tests.rig import domain
 from tests.rig.agent import Agent
 from tests.rig.bootsector import POLITE, Images
-from tests.rig.broker import Broker
 from tests.rig.guest import Guest
 from tests.rig.hypervisor import Hypervisor
 from tests.rig.instance import describe
@@ -22,13 +21,6 @@ from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
 DESCRIPTION = "metadata/{https://compute-agent.org/xmlns/instance/1}instance"
-
-
-@pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest, broker: Broker, hypervisor: Hypervisor) -> Iterator[Served]:
-    """An agent with real guests."""
-    with serving(request, broker, hypervisor) as one:
-        yield one
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from compute_agent.virt.configdrive import drive
-from tests.functional.serving import Served, bridged, interface, serving
+from tests.functional.serving import Served, interface, serving
 from tests.rig.bootsector import READER
 from tests.rig.broker import Broker
 from tests.rig.hypervisor import Hypervisor
@@ -34,12 +34,6 @@ def served(request: pytest.FixtureRequest, broker: Broker, hypervisor: Hyperviso
     with serving(request, broker, hypervisor, sections=sections) as one:
         one.image = hypervisor.images.qcow2(f"reader-{uuids.uuid4().hex[:8]}", READER)
         yield one
-
-
-@pytest.fixture
-def bridge() -> Iterator[str]:
-    with bridged() as name:
-        yield name
 
 
 def b64(text: str) -> str:

@@ -4,10 +4,10 @@
 import time
 from collections.abc import Callable
 
+from tests.functional.serving import Served
 from tests.rig.agent import Agent
 from tests.rig.bootsector import POLITE, Images
 from tests.rig.broker import Broker
-from tests.rig.guest import Guest
 from tests.rig.hypervisor import Hypervisor
 from tests.rig.instance import describe
 from tests.rig.process import wait_until
@@ -18,101 +18,70 @@ OUTAGE_S = 30.0
 """How long the broker is away: long enough for every back-off to reach its longest pause."""
 
 
-def spawn(receiver: Receiver, to: Sender, images: Images, number: int = 1) -> list[str]:
-    image = images.qcow2("outage", POLITE)
-    instances = [describe(image) for _ in range(number)]
-    for operation in [to.cast("spawn", instance=instance) for instance in instances]:
-        receiver.succeeded(operation, timeout=120)
-    return [instance["uuid"] for instance in instances]
-
-
-def test_guests_do_not_notice_a_restart_of_the_agent(
-    receiver: Receiver,
-    qemu_agent: Agent,
-    to_qemu_agent: Sender,
-    images: Images,
-    hypervisor: Hypervisor,
-    guest: Callable[[str], Guest],
-) -> None:
-    kept, switched_off, paused = spawn(receiver, to_qemu_agent, images, 3)
-    before = {uuid: guest(uuid).qemu_pid for uuid in (kept, paused)}
-    told = to_qemu_agent.call("ping")["as_of"]["seq"]
-    qemu_agent.kill()
-    hypervisor.kill_guest(switched_off)
-    with guest(paused).domain() as domain:
+def test_guests_do_not_notice_a_restart_of_the_agent(alone: Served) -> None:
+    kept, switched_off, paused = alone.spawned(3)
+    before = {uuid: alone.guest(uuid).qemu_pid for uuid in (kept, paused)}
+    told = alone.sender.call("ping")["as_of"]["seq"]
+    alone.agent.kill()
+    alone.hypervisor.kill_guest(switched_off)
+    with alone.guest(paused).domain() as domain:
         domain.suspend()
-    since = receiver.mark()
-    qemu_agent.start()
+    since = alone.receiver.mark()
+    alone.agent.start()
     ends = ("instance.lifecycle.stopped", "instance.lifecycle.crashed")
-    stopped = receiver.wait_for(
+    stopped = alone.receiver.wait_for(
         lambda event: event["type"] in ends, since=since, instance_uuid=switched_off, timeout=20
     )
     assert stopped["data"]["observed"] == "reconciled"
-    held = receiver.wait_for(since=since, instance_uuid=paused, type="instance.lifecycle.paused")
+    held = alone.receiver.wait_for(since=since, instance_uuid=paused, type="instance.lifecycle.paused")
     assert held["data"]["observed"] == "reconciled"
-    assert {uuid: guest(uuid).qemu_pid for uuid in (kept, paused)} == before
-    states = {uuid: to_qemu_agent.call("get_instance", instance_uuid=uuid)["state"] for uuid in before}
+    assert {uuid: alone.guest(uuid).qemu_pid for uuid in (kept, paused)} == before
+    states = {uuid: alone.record(uuid)["state"] for uuid in before}
     assert states == {kept: "active", paused: "paused"}
-    assert not [event for event in receiver.of_instance(kept) if event["seq"] > told]
-    receiver.assert_gapless()
+    assert not [event for event in alone.receiver.of_instance(kept) if event["seq"] > told]
+    alone.receiver.assert_gapless()
 
 
-def test_verbs_wait_for_libvirtd_and_the_host_says_so(
-    receiver: Receiver,
-    qemu_agent: Agent,
-    to_qemu_agent: Sender,
-    images: Images,
-    hypervisor: Hypervisor,
-    guest: Callable[[str], Guest],
-) -> None:
-    (uuid,) = spawn(receiver, to_qemu_agent, images)
-    pid = guest(uuid).qemu_pid
-    hypervisor.kill()
-    away = receiver.wait_for(type="host.disabled", timeout=30)
+def test_verbs_wait_for_libvirtd_and_the_host_says_so(alone: Served) -> None:
+    (uuid,) = alone.spawned()
+    pid = alone.guest(uuid).qemu_pid
+    alone.hypervisor.kill()
+    away = alone.receiver.wait_for(type="host.disabled", timeout=30)
     assert away["data"]["owner"] == "hypervisor"
-    assert to_qemu_agent.call("ping")["hypervisor_away"]
-    operation = to_qemu_agent.cast("pause", instance_uuid=uuid)
-    receiver.wait_for(type="operation.started", operation_id=operation)
-    hypervisor.restart()
-    receiver.succeeded(operation, timeout=60)
-    receiver.wait_for(type="host.enabled", timeout=30)
-    assert guest(uuid).qemu_pid == pid
-    assert guest(uuid).state == "paused"
-    receiver.assert_gapless()
+    assert alone.sender.call("ping")["hypervisor_away"]
+    operation = alone.sender.cast("pause", instance_uuid=uuid)
+    alone.receiver.wait_for(type="operation.started", operation_id=operation)
+    alone.hypervisor.restart()
+    alone.receiver.succeeded(operation, timeout=60)
+    alone.receiver.wait_for(type="host.enabled", timeout=30)
+    assert alone.guest(uuid).qemu_pid == pid
+    assert alone.guest(uuid).state == "paused"
+    alone.receiver.assert_gapless()
 
 
-def test_a_verb_past_its_deadline_says_that_the_hypervisor_is_away(
-    receiver: Receiver, qemu_agent: Agent, to_qemu_agent: Sender, images: Images, hypervisor: Hypervisor
-) -> None:
-    (uuid,) = spawn(receiver, to_qemu_agent, images)
-    hypervisor.kill()
-    receiver.wait_for(type="host.disabled", timeout=30)
-    operation = to_qemu_agent.cast("pause", instance_uuid=uuid, timeout_s=1)
-    error = receiver.failed(operation)["data"]["error"]
+def test_a_verb_past_its_deadline_says_that_the_hypervisor_is_away(alone: Served) -> None:
+    (uuid,) = alone.spawned()
+    alone.hypervisor.kill()
+    alone.receiver.wait_for(type="host.disabled", timeout=30)
+    operation = alone.sender.cast("pause", instance_uuid=uuid, timeout_s=1)
+    error = alone.receiver.failed(operation)["data"]["error"]
     assert error["code"] in ("HypervisorUnavailable", "Timeout")
-    assert to_qemu_agent.call("get_instance", instance_uuid=uuid)["state"] == "active"
-    hypervisor.restart()
-    receiver.wait_for(type="host.enabled", timeout=30)
-    receiver.succeeded(to_qemu_agent.cast("pause", instance_uuid=uuid))
+    assert alone.record(uuid)["state"] == "active"
+    alone.hypervisor.restart()
+    alone.receiver.wait_for(type="host.enabled", timeout=30)
+    alone.do("pause", instance_uuid=uuid)
 
 
-def test_the_agent_starts_while_the_hypervisor_is_away(
-    receiver: Receiver,
-    agent: Callable[..., Agent],
-    sender: Callable[[Agent], Sender],
-    images: Images,
-    fresh_hypervisor: Hypervisor,
-) -> None:
-    one = agent(hypervisor=True)
-    (uuid,) = spawn(receiver, sender(one), images)
-    one.stop()
-    fresh_hypervisor.kill()
-    one.start()
-    assert sender(one).call("ping")["hypervisor_away"]
-    assert sender(one).call("get_instance", instance_uuid=uuid)["state"] == "active"
-    fresh_hypervisor.restart()
-    receiver.wait_for(type="host.enabled", timeout=30)
-    receiver.succeeded(sender(one).cast("destroy", instance_uuid=uuid))
+def test_the_agent_starts_while_the_hypervisor_is_away(alone: Served) -> None:
+    (uuid,) = alone.spawned()
+    alone.agent.stop()
+    alone.hypervisor.kill()
+    alone.agent.start()
+    assert alone.sender.call("ping")["hypervisor_away"]
+    assert alone.record(uuid)["state"] == "active"
+    alone.hypervisor.restart()
+    alone.receiver.wait_for(type="host.enabled", timeout=30)
+    alone.do("destroy", instance_uuid=uuid)
 
 
 def test_spawns_go_on_while_the_broker_is_stopped_and_every_event_comes_after(
@@ -145,31 +114,23 @@ def test_spawns_go_on_while_the_broker_is_stopped_and_every_event_comes_after(
     receiver.assert_gapless()
 
 
-def test_a_killed_guest_leaves_its_last_words(
-    receiver: Receiver,
-    to_qemu_agent: Sender,
-    images: Images,
-    hypervisor: Hypervisor,
-    guest: Callable[[str], Guest],
-) -> None:
-    (uuid,) = spawn(receiver, to_qemu_agent, images)
-    guest(uuid).wait_console("Hello")
-    hypervisor.kill_guest(uuid)
-    crashed = receiver.wait_for(type="instance.lifecycle.crashed", instance_uuid=uuid)
+def test_a_killed_guest_leaves_its_last_words(alone: Served) -> None:
+    (uuid,) = alone.spawned()
+    alone.guest(uuid).wait_console("Hello")
+    alone.hypervisor.kill_guest(uuid)
+    crashed = alone.receiver.wait_for(type="instance.lifecycle.crashed", instance_uuid=uuid)
     assert crashed["cause"] in ("unknown", "host")
     assert "Hello" in str(crashed["data"]["last_words"])
-    assert to_qemu_agent.call("get_instance", instance_uuid=uuid)["state"] == "stopped"
-    receiver.succeeded(to_qemu_agent.cast("power_on", instance_uuid=uuid))
+    assert alone.record(uuid)["state"] == "stopped"
+    alone.do("power_on", instance_uuid=uuid)
 
 
-def test_a_guest_that_shuts_itself_down_is_followed(
-    receiver: Receiver, to_qemu_agent: Sender, images: Images, guest: Callable[[str], Guest]
-) -> None:
-    (uuid,) = spawn(receiver, to_qemu_agent, images)
-    guest(uuid).wait_console("Hello")
-    with guest(uuid).domain() as domain:
+def test_a_guest_that_shuts_itself_down_is_followed(alone: Served) -> None:
+    (uuid,) = alone.spawned()
+    alone.guest(uuid).wait_console("Hello")
+    with alone.guest(uuid).domain() as domain:
         domain.shutdown()
-    stopped = receiver.wait_for(type="instance.lifecycle.stopped", instance_uuid=uuid, timeout=20)
+    stopped = alone.receiver.wait_for(type="instance.lifecycle.stopped", instance_uuid=uuid, timeout=20)
     assert stopped["cause"] == "guest"
     assert stopped["operation_id"] is None
-    assert to_qemu_agent.call("get_instance", instance_uuid=uuid)["state"] == "stopped"
+    assert alone.record(uuid)["state"] == "stopped"

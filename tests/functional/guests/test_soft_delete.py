@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.functional.serving import Served
 from tests.rig.agent import Agent
 from tests.rig.bootsector import POLITE, Images
 from tests.rig.guest import Guest
@@ -52,26 +53,20 @@ def test_a_soft_deleted_guest_is_reclaimed_after_a_restart_of_the_agent(
         to.call("get_instance", instance_uuid=uuid)
 
 
-def test_a_soft_deleted_guest_comes_back_with_its_disk_and_can_be_destroyed(
-    receiver: Receiver,
-    qemu_agent: Agent,
-    to_qemu_agent: Sender,
-    images: Images,
-    guest: Callable[[str], Guest],
-) -> None:
-    instance = describe(images.raw("restored", POLITE))
+def test_a_soft_deleted_guest_comes_back_with_its_disk_and_can_be_destroyed(alone: Served) -> None:
+    instance = alone.describe()
     uuid = instance["uuid"]
-    to_qemu_agent.cast("spawn", instance=instance)
-    to_qemu_agent.cast("soft_delete", instance_uuid=uuid)
-    deleted = receiver.succeeded(to_qemu_agent.cast("soft_delete", instance_uuid=uuid), timeout=60)
+    alone.sender.cast("spawn", instance=instance)
+    alone.sender.cast("soft_delete", instance_uuid=uuid)
+    deleted = alone.do("soft_delete", instance_uuid=uuid)
     assert deleted["data"]["result"] == {"already": True}
-    assert (guest(uuid).state, to_qemu_agent.call("get_instance", instance_uuid=uuid)["state"]) == (
+    assert (alone.guest(uuid).state, alone.record(uuid)["state"]) == (
         "shutoff",
         "soft_deleted",
     )
-    receiver.succeeded(to_qemu_agent.cast("restore", instance_uuid=uuid))
-    guest(uuid).wait_console("Hello", timeout=60)
-    receiver.succeeded(to_qemu_agent.cast("soft_delete", instance_uuid=uuid))
-    receiver.succeeded(to_qemu_agent.cast("destroy", instance_uuid=uuid))
-    assert not guest(uuid).exists
-    assert not (qemu_agent.instances_path / uuid).exists()
+    alone.do("restore", instance_uuid=uuid)
+    alone.guest(uuid).wait_console("Hello", timeout=60)
+    alone.do("soft_delete", instance_uuid=uuid)
+    alone.do("destroy", instance_uuid=uuid)
+    assert not alone.guest(uuid).exists
+    assert not (alone.agent.instances_path / uuid).exists()

@@ -5,33 +5,17 @@ from __future__ import annotations
 
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.functional.serving import Served, bridged, interface, links, serving, tap_of
+from tests.functional.serving import Served, interface, links, tap_of
 from tests.rig import domain
-from tests.rig.broker import Broker
 from tests.rig.hypervisor import Hypervisor
 
 DESCRIPTION = "metadata/{https://compute-agent.org/xmlns/instance/1}instance"
 RESET_VECTOR = "EIP=0000fff0"
 """Where a processor stands that has not run an instruction yet."""
-
-
-@pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest, broker: Broker, hypervisor: Hypervisor) -> Iterator[Served]:
-    """An agent with real guests."""
-    with serving(request, broker, hypervisor) as one:
-        yield one
-
-
-@pytest.fixture
-def bridge() -> Iterator[str]:
-    """A bridge of the host."""
-    with bridged() as name:
-        yield name
 
 
 def kernel(greeting: bytes) -> bytes:

@@ -20,6 +20,7 @@ from compute_agent.steps import Step, Work
 from compute_agent.virt.event import Event, HypervisorEvent, LifecycleEvent
 from compute_agent.virt.libvirt.driver import LibvirtDriver
 from tests.rig.bootsector import POLITE, Guestware
+from tests.rig.guest import Guest
 from tests.rig.hypervisor import Hypervisor
 
 WAIT_S = 30.0
@@ -104,6 +105,23 @@ class Watched:
 
     def directory(self, instance: Instance) -> pathlib.Path:
         return self.hypervisor.instances_path / instance.uuid
+
+    def files(self, instance: Instance) -> set[str]:
+        """The names of what is in its directory."""
+        return {path.name for path in self.directory(instance).iterdir()}
+
+    def guest(self, instance: Instance) -> Guest:
+        """Look at its guest from outside."""
+        return Guest(self.hypervisor, instance.uuid)
+
+    def greets(self, instance: Instance, program: Guestware) -> None:
+        """Wait until the guest's last greeting, of those that name a disk, is that of `program`."""
+
+        def last() -> bool:
+            said = self.driver.get_console_output(None, instance).decode().splitlines()
+            return [line for line in said if "disk" in line][-1:] == [program.greeting]
+
+        self.wait(last, program.greeting)
 
     def left_of(self, instance: Instance) -> list[str]:
         """What an onlooker finds of an instance: a domain, a QEMU, files."""

@@ -25,7 +25,6 @@ from compute_agent.virt.images import process
 from compute_agent.virt.libvirt import room
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.rig.bootsector import POLITE
-from tests.rig.guest import Guest
 
 GIB = 2**30
 MIB = 2**20
@@ -59,7 +58,7 @@ def told(path: pathlib.Path, *, chain: bool = False) -> dict[str, Any]:
 def devices(watched: Watched, instance: Instance) -> dict[str, dict[str, str]]:
     """What libvirt says of each disk of a guest that matters here, by its file's name."""
     found = {}
-    for disk in Guest(watched.hypervisor, instance.uuid).xml().findall("devices/disk"):
+    for disk in watched.guest(instance).xml().findall("devices/disk"):
         source, target, driver = disk.find("source"), disk.find("target"), disk.find("driver")
         assert source is not None and target is not None and driver is not None
         name = pathlib.Path(source.attrib["file"]).name
@@ -302,7 +301,7 @@ def test_a_guest_boots_from_an_encrypted_disk_that_nobody_can_read_without_its_k
 
 def shown_of(watched: Watched, instance: Instance) -> str:
     """What others may see of a running guest: definitions, arguments, logs. Libvirt keeps no secret."""
-    with Guest(watched.hypervisor, instance.uuid).domain() as domain:
+    with watched.guest(instance).domain() as domain:
         shown = str(domain.XMLDesc()) + str(domain.XMLDesc(2))
         assert domain.connect().listSecrets() == []
     pid = watched.hypervisor.qemu_pid(instance.uuid)

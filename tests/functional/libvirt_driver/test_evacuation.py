@@ -14,7 +14,6 @@ from compute_agent.model.states import PowerState
 from compute_agent.virt.libvirt.evacuation import Evacuation
 from compute_agent.virt.libvirt.files import Owner
 from tests.functional.libvirt_driver.conftest import Watched
-from tests.rig.guest import Guest
 
 HERE, LOST = "node-here", "node-lost"
 STEPS = ["check", "owner", "define", "start"]
@@ -32,7 +31,7 @@ def lost(watched: Watched, on_host: Callable[[str], None]) -> Instance:
     """An instance whose host has gone, and left its files; placed anew, on this host."""
     on_host(LOST)
     instance = watched.spawned(generation=1)
-    with Guest(watched.hypervisor, instance.uuid).domain() as domain:
+    with watched.guest(instance).domain() as domain:
         domain.destroy()
         domain.undefine()
     on_host(HERE)

@@ -21,9 +21,9 @@ from compute_agent.model.instance import Instance
 from compute_agent.model.states import PowerState
 from compute_agent.virt.libvirt.snapshot import Snapshot
 from tests.functional.libvirt_driver.conftest import Watched
+from tests.functional.libvirt_driver.volumes.volume import local, with_volume
 from tests.rig import smalldisk
 from tests.rig.bootsector import POLITE
-from tests.rig.guest import Guest
 
 MIB = 2**20
 
@@ -51,7 +51,7 @@ def guest_of(watched: Watched) -> Instance:
 
 def looks(watched: Watched, small: pathlib.Path, instance: Instance) -> tuple[list[str], list[Any]]:
     """The files of an instance, and its disks as libvirt shows them."""
-    disks = Guest(watched.hypervisor, instance.uuid).xml().findall("devices/disk")
+    disks = watched.guest(instance).xml().findall("devices/disk")
     shown = [(disk.find("source").attrib.get("file"), disk.find("mirror")) for disk in disks]  # type: ignore[union-attr]
     return sorted(os.listdir(small / instance.uuid)), shown
 
@@ -112,17 +112,7 @@ def test_a_volumes_new_layer_that_finds_no_room_leaves_the_volume_as_it_was(
 ) -> None:
     CONF.set_override("allowed_paths", [f"{small}/"], "volumes")
     try:
-        (small / "volume").touch()
-        os.truncate(small / "volume", MIB)
-        info = {
-            "driver_volume_type": "local",
-            "serial": "volume",
-            "data": {"device_path": f"{small}/volume"},
-        }
-        device = {"source_type": "volume", "volume_id": "volume", "connection_info": info}
-        instance = msgspec.convert(
-            msgspec.to_builtins(watched.instance()) | {"block_device_mapping": [device]}, Instance
-        )
+        instance = with_volume(watched.instance(), local(small, "volume", MIB))
         watched.spawn(instance)
         before, names = looks(watched, small, instance), sorted(os.listdir(small))
         smalldisk.fill(small)

@@ -19,7 +19,6 @@ from compute_agent.steps import Step
 from compute_agent.virt.libvirt.rebuild import Rebuild
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.rig.bootsector import Guestware
-from tests.rig.guest import Guest
 
 OLD = Guestware(greeting="the old disk", honours_button=True)
 NEW = Guestware(greeting="the new disk", honours_button=True)
@@ -49,22 +48,8 @@ def rebuild_steps(watched: Watched, instance: Instance) -> list[Step]:
     return Rebuild(watched.driver, msgspec.structs.replace(instance, image=image), []).steps()
 
 
-def guest(watched: Watched, instance: Instance) -> Guest:
-    return Guest(watched.hypervisor, instance.uuid)
-
-
-def greets(watched: Watched, instance: Instance, program: Guestware) -> None:
-    """Wait until the guest's last greeting is that of `program`."""
-
-    def last() -> bool:
-        said = watched.driver.get_console_output(None, instance).decode().splitlines()
-        return [line for line in said if "disk" in line][-1:] == [program.greeting]
-
-    watched.wait(last, program.greeting)
-
-
 def files(watched: Watched, instance: Instance) -> set[str]:
-    return {path.name for path in watched.directory(instance).iterdir()} - {"rebuild"}
+    return watched.files(instance) - {"rebuild"}
 
 
 def mark(watched: Watched, instance: Instance, name: str) -> int:
@@ -80,12 +65,12 @@ def described(watched: Watched, instance: Instance) -> Instance:
 
 def test_a_rebuilt_guest_boots_the_new_image_and_stays_who_it_is(watched: Watched) -> None:
     instance = watched.spawned(OLD, flavor=FLAVOR)
-    name, before = guest(watched, instance).xml().findtext("name"), files(watched, instance)
+    name, before = watched.guest(instance).xml().findtext("name"), files(watched, instance)
     ephemeral = mark(watched, instance, "disk.eph0")
     made = rebuild(watched, instance)
     assert watched.told(instance) == ["stopped", "started"]
-    greets(watched, instance, NEW)
-    assert guest(watched, instance).xml().findtext("name") == name
+    watched.greets(instance, NEW)
+    assert watched.guest(instance).xml().findtext("name") == name
     assert described(watched, instance).image == made.image
     assert files(watched, instance) == before
     assert mark(watched, instance, "disk.eph0") != ephemeral
@@ -97,7 +82,7 @@ def test_ephemeral_disks_are_kept_when_they_are_to_be_preserved(watched: Watched
     rebuild(watched, instance, preserve_ephemeral=True)
     assert mark(watched, instance, "disk.eph0") == ephemeral
     assert mark(watched, instance, "disk") != root
-    greets(watched, instance, NEW)
+    watched.greets(instance, NEW)
 
 
 def test_a_guest_that_is_off_is_rebuilt_and_started(watched: Watched) -> None:
@@ -106,17 +91,17 @@ def test_a_guest_that_is_off_is_rebuilt_and_started(watched: Watched) -> None:
     watched.heard.clear()
     rebuild(watched, instance)
     assert watched.told(instance) == ["started"]
-    greets(watched, instance, NEW)
+    watched.greets(instance, NEW)
 
 
 def test_a_guest_whose_domain_somebody_removed_is_made_anew(watched: Watched) -> None:
     instance = watched.spawned(OLD)
-    with guest(watched, instance).domain() as domain:
+    with watched.guest(instance).domain() as domain:
         domain.destroy()
         domain.undefine()
     rebuild(watched, instance)
     assert watched.state(instance) is PowerState.RUNNING
-    greets(watched, instance, NEW)
+    watched.greets(instance, NEW)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +160,7 @@ def test_a_rebuild_that_fails_leaves_the_old_guest(watched: Watched, step: str, 
     assert watched.state(instance) is (PowerState.RUNNING if running else PowerState.SHUTDOWN)
     assert described(watched, instance).image == instance.image
     if running:
-        greets(watched, instance, OLD)
+        watched.greets(instance, OLD)
 
 
 @pytest.mark.parametrize("count", EACH)
@@ -189,7 +174,7 @@ def test_an_interrupted_rebuild_is_finished_by_the_next_attempt(watched: Watched
         rebuild(watched, instance)
     assert watched.told(instance) == ["stopped", "started"]
     assert files(watched, instance) == before
-    greets(watched, instance, NEW)
+    watched.greets(instance, NEW)
 
 
 @pytest.mark.parametrize("count", EACH[:-1])
@@ -204,7 +189,7 @@ def test_an_interrupted_rebuild_can_be_undone_altogether(watched: Watched, count
         rebuild(watched, instance)
     assert undone.left_behind == []
     assert files(watched, instance) == before
-    greets(watched, instance, OLD)
+    watched.greets(instance, OLD)
 
 
 def test_what_a_rebuild_could_not_undo_is_undone_by_the_next(watched: Watched) -> None:
@@ -218,7 +203,7 @@ def test_what_a_rebuild_could_not_undo_is_undone_by_the_next(watched: Watched) -
         rebuild(watched, instance)
     assert not [name for name in files(watched, instance) if name.endswith((".before", ".rebuild"))]
     watched.driver.reboot(None, instance, [], "HARD")
-    greets(watched, instance, OLD)
+    watched.greets(instance, OLD)
 
 
 @pytest.mark.long
@@ -230,12 +215,12 @@ def test_an_encrypted_root_disk_is_rebuilt_encrypted_and_can_be_rescued(
         specs = {"hw:ephemeral_encryption": "true"}
         instance = watched.spawned(OLD, flavor=Flavor(vcpus=1, memory_mb=32, extra_specs=specs))
         made = rebuild(watched, instance)
-        greets(watched, made, NEW)
-        (disk,) = guest(watched, made).disks
-        told = guest(watched, made).disk_chain(disk)[0]
+        watched.greets(made, NEW)
+        (disk,) = watched.guest(made).disks
+        told = watched.guest(made).disk_chain(disk)[0]
         assert told["format-specific"]["data"]["encrypt"]["format"] == "luks"
         watched.driver.rescue(None, made, [], new_image(watched), None)
-        assert [path.name for path in guest(watched, made).disks] == ["disk.rescue", "disk"]
+        assert [path.name for path in watched.guest(made).disks] == ["disk.rescue", "disk"]
         watched.driver.unrescue(made, [])
         watched.driver.destroy(None, made, [])
         assert watched.left_of(made) == []

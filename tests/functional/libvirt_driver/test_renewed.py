@@ -2,7 +2,6 @@
 """What a guest keeps while it is rescued and rebuilt: its interface with address and tap, and its volumes."""
 
 import pathlib
-import subprocess
 import uuid
 from collections.abc import Iterator
 
@@ -16,18 +15,10 @@ from compute_agent.model.instance import Instance
 from compute_agent.model.vif import Vif
 from compute_agent.virt.libvirt.paths import tap_name
 from tests.functional.libvirt_driver.conftest import Watched
+from tests.functional.libvirt_driver.volumes.volume import local
 from tests.rig.bootsector import POLITE
-from tests.rig.guest import Guest
 
 ADDRESS = "52:54:00:aa:bb:cc"
-
-
-@pytest.fixture
-def bridge() -> Iterator[str]:
-    name = f"cabr{uuid.uuid4().hex[:8]}"
-    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True, capture_output=True)
-    yield name
-    subprocess.run(["ip", "link", "del", name], check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -36,14 +27,8 @@ def volume(watched: Watched) -> Iterator[BlockDevice]:
     path = watched.hypervisor.scratch / f"volumes-{uuid.uuid4().hex[:8]}"
     path.mkdir()
     volume_id = str(uuid.uuid4())
-    with (path / volume_id).open("wb") as file:
-        file.truncate(2**20)
     CONF.set_override("allowed_paths", [f"{path}/"], "volumes")
-    info = {
-        "driver_volume_type": "local",
-        "serial": volume_id,
-        "data": {"device_path": str(path / volume_id)},
-    }
+    info = local(path, volume_id, 2**20)
     yield BlockDevice(
         source_type=SourceType.VOLUME, volume_id=volume_id, connection_info=info, mountpoint="/dev/vdb"
     )
@@ -52,7 +37,7 @@ def volume(watched: Watched) -> Iterator[BlockDevice]:
 
 def shown(watched: Watched, instance: Instance) -> tuple[list[str], str | None, list[str]]:
     """Its disks in order, its address and its tap, as libvirt has them."""
-    guest = Guest(watched.hypervisor, instance.uuid)
+    guest = watched.guest(instance)
     mac = guest.xml().find("devices/interface/mac")
     return [disk.name for disk in guest.disks], None if mac is None else mac.get("address"), guest.taps
 

@@ -19,7 +19,6 @@ from compute_agent.virt.libvirt.rescue import Rescue, Unrescue
 from tests.functional.libvirt_driver.conftest import Watched
 from tests.functional.libvirt_driver.test_spawn import _kernel as multiboot_kernel
 from tests.rig.bootsector import Guestware
-from tests.rig.guest import Guest
 
 OWN = Guestware(greeting="the instance's own disk", honours_button=True)
 RESCUER = Guestware(greeting="the rescue disk")
@@ -40,40 +39,22 @@ def rescue(watched: Watched, instance: Instance, image: Image | None = None) -> 
     watched.driver.rescue(None, instance, [], image or rescue_image(watched), None)
 
 
-def guest(watched: Watched, instance: Instance) -> Guest:
-    return Guest(watched.hypervisor, instance.uuid)
-
-
-def greets(watched: Watched, instance: Instance, program: Guestware) -> None:
-    """Wait until the guest's last greeting is that of `program`."""
-
-    def last() -> bool:
-        said = watched.driver.get_console_output(None, instance).decode().splitlines()
-        return [line for line in said if "disk" in line][-1:] == [program.greeting]
-
-    watched.wait(last, program.greeting)
-
-
 def sources(watched: Watched, instance: Instance) -> list[str]:
-    return [disk.name for disk in guest(watched, instance).disks]
-
-
-def files(watched: Watched, instance: Instance) -> set[str]:
-    return {path.name for path in watched.directory(instance).iterdir()}
+    return [disk.name for disk in watched.guest(instance).disks]
 
 
 def test_a_rescued_guest_boots_from_the_rescue_disk_its_own_second(watched: Watched) -> None:
     instance = watched.spawned(OWN, flavor=Flavor(vcpus=1, memory_mb=32, swap_mb=1))
-    before = files(watched, instance)
+    before = watched.files(instance)
     rescue(watched, instance)
     assert watched.told(instance) == ["stopped", "started"]
     assert sources(watched, instance) == ["disk.rescue", "disk", "disk.swap"]
-    greets(watched, instance, RESCUER)
+    watched.greets(instance, RESCUER)
     watched.driver.unrescue(instance, [])
     assert watched.told(instance) == ["stopped", "started"] * 2
     assert sources(watched, instance) == ["disk", "disk.swap"]
-    greets(watched, instance, OWN)
-    assert files(watched, instance) == before
+    watched.greets(instance, OWN)
+    assert watched.files(instance) == before
 
 
 def test_what_a_rescue_writes_to_the_own_disk_is_there_afterwards_and_its_own_is_not(
@@ -82,17 +63,17 @@ def test_what_a_rescue_writes_to_the_own_disk_is_there_afterwards_and_its_own_is
     instance = watched.spawned(OWN)
     rescue(watched, instance)
     watched.driver.power_off(instance)
-    chain = guest(watched, instance).disk_chain(watched.directory(instance) / "disk.rescue")
+    chain = watched.guest(instance).disk_chain(watched.directory(instance) / "disk.rescue")
     assert [pathlib.Path(part["filename"]).parent.name for part in chain] == [instance.uuid, "_base"]
     watched.driver.unrescue(instance, [])
-    greets(watched, instance, OWN)
+    watched.greets(instance, OWN)
 
 
 def test_it_is_rescued_from_its_own_image_where_no_other_is_named(watched: Watched) -> None:
     instance = watched.spawned(OWN)
     watched.driver.rescue(None, instance, [], instance.image, None)
     assert sources(watched, instance) == ["disk.rescue", "disk"]
-    greets(watched, instance, OWN)
+    watched.greets(instance, OWN)
 
 
 def test_an_instance_without_an_image_needs_a_rescue_image(watched: Watched) -> None:
@@ -110,9 +91,9 @@ def test_a_guest_of_a_kernel_is_rescued_from_an_image_that_boots_by_itself(watch
     with pytest.raises(errors.InvalidArguments):
         watched.driver.rescue(None, instance, [], instance.image, None)
     rescue(watched, instance)
-    greets(watched, instance, RESCUER)
+    watched.greets(instance, RESCUER)
     watched.driver.unrescue(instance, [])
-    greets(watched, instance, Guestware(greeting="booted from the kernel, no disk"))
+    watched.greets(instance, Guestware(greeting="booted from the kernel, no disk"))
 
 
 def test_a_guest_of_kernel_and_image_is_rescued_from_a_fresh_copy_of_both(watched: Watched) -> None:
@@ -121,7 +102,7 @@ def test_a_guest_of_kernel_and_image_is_rescued_from_a_fresh_copy_of_both(watche
     instance = watched.spawned(OWN, kernel=kernel.as_uri())
     watched.driver.rescue(None, instance, [], instance.image, None)
     assert sources(watched, instance) == ["disk.rescue", "disk"]
-    assert guest(watched, instance).xml().findtext("os/kernel") is not None
+    assert watched.guest(instance).xml().findtext("os/kernel") is not None
 
 
 def test_the_password_is_on_the_drive_of_the_rescue_system_alone(watched: Watched) -> None:
@@ -171,29 +152,29 @@ def test_a_stopped_guest_is_rescued_and_comes_back(watched: Watched) -> None:
     assert watched.told(instance) == ["started"]
     watched.driver.unrescue(instance, [])
     assert watched.told(instance) == ["started", "stopped", "started"]
-    greets(watched, instance, OWN)
+    watched.greets(instance, OWN)
 
 
 def test_an_image_that_cannot_be_had_touches_nothing(watched: Watched) -> None:
     instance = watched.spawned(OWN)
-    before, pid = files(watched, instance), watched.hypervisor.qemu_pid(instance.uuid)
+    before, pid = watched.files(instance), watched.hypervisor.qemu_pid(instance.uuid)
     gone = Image(url=(watched.hypervisor.images_path / "no-such.raw").as_uri())
     with pytest.raises(errors.ImageUnavailable):
         rescue(watched, instance, gone)
-    assert (files(watched, instance), watched.hypervisor.qemu_pid(instance.uuid)) == (before, pid)
+    assert (watched.files(instance), watched.hypervisor.qemu_pid(instance.uuid)) == (before, pid)
     assert watched.told(instance) == []
 
 
 @pytest.mark.parametrize("step", [_sampled(step, step) for step in STEPS])
 def test_a_rescue_that_fails_leaves_the_guest_as_it_was(watched: Watched, step: str) -> None:
     instance = watched.spawned(OWN)
-    before = files(watched, instance)
+    before = watched.files(instance)
     failpoints.arm(f"rescue.{step}.after=raise:HypervisorError")
     with watched.operation("rescue"), pytest.raises(errors.HypervisorError):
         rescue(watched, instance)
     assert sources(watched, instance) == ["disk"]
     assert watched.state(instance) is PowerState.RUNNING
-    assert files(watched, instance) == before
+    assert watched.files(instance) == before
     assert watched.told(instance).count("stopped") == watched.told(instance).count("started")
 
 
@@ -201,16 +182,16 @@ def test_a_rescue_that_fails_leaves_the_guest_as_it_was(watched: Watched, step: 
 def test_an_unrescue_that_fails_leaves_the_guest_rescued(watched: Watched, step: str) -> None:
     instance = watched.spawned(OWN)
     rescue(watched, instance)
-    before = files(watched, instance)
+    before = watched.files(instance)
     failpoints.arm(f"unrescue.{step}.after=raise:HypervisorError")
     with watched.operation("unrescue"), pytest.raises(errors.HypervisorError):
         watched.driver.unrescue(instance, [])
     assert sources(watched, instance) == ["disk.rescue", "disk"]
     assert watched.state(instance) is PowerState.RUNNING
-    assert files(watched, instance) == before
+    assert watched.files(instance) == before
     failpoints.arm("")
     watched.driver.unrescue(instance, [])
-    greets(watched, instance, OWN)
+    watched.greets(instance, OWN)
 
 
 def attempt(watched: Watched, instance: Instance, verb: str) -> list[Step]:
@@ -247,7 +228,7 @@ def test_an_interrupted_one_is_finished_by_the_next_attempt(watched: Watched, ve
 @pytest.mark.parametrize("count", [_sampled(["", *STEPS][n], n) for n in range(len(STEPS) + 1)])
 def test_an_interrupted_rescue_can_be_undone_altogether(watched: Watched, count: int) -> None:
     instance = watched.spawned(OWN)
-    before = files(watched, instance)
+    before = watched.files(instance)
     with watched.operation("rescue") as work:
         for step in attempt(watched, instance, "rescue")[:count]:
             step.do()
@@ -257,4 +238,4 @@ def test_an_interrupted_rescue_can_be_undone_altogether(watched: Watched, count:
     assert undone.left_behind == []
     assert sources(watched, instance) == ["disk"]
     assert watched.state(instance) is PowerState.RUNNING
-    assert files(watched, instance) == before
+    assert watched.files(instance) == before

@@ -93,14 +93,14 @@ def left(watched: Watched, instance: Instance, place: pathlib.Path) -> list[str]
     found = [path.name for path in watched.directory(instance).iterdir() if path.name.endswith(".part")]
     if (watched.directory(instance) / "frozen").exists():
         found.append("frozen")
-    guest = Guest(watched.hypervisor, instance.uuid)
+    guest = watched.guest(instance)
     found += ["block job" for disk in guest.xml().findall("devices/disk") if disk.find("mirror") is not None]
     return found + [path.name for path in place.iterdir()]
 
 
 def disks_of(watched: Watched, instance: Instance) -> list[str]:
     """The disks of a domain, as libvirt shows them, chains too."""
-    found = Guest(watched.hypervisor, instance.uuid).xml().findall("devices/disk")
+    found = watched.guest(instance).xml().findall("devices/disk")
     for disk in found:
         for source in disk.iter("source"):
             source.attrib.pop("index", None)  # libvirt counts on with each job
@@ -172,7 +172,7 @@ def test_a_snapshot_boots(watched: Watched, place: pathlib.Path) -> None:
     url = (watched.hypervisor.images_path / name).as_uri()
     second = watched.instance(image=Image(url=url, disk_format=DiskFormat.QCOW2))
     watched.spawn(second)
-    Guest(watched.hypervisor, second.uuid).wait_console("tick")
+    watched.guest(second).wait_console("tick")
     assert watched.state(instance) is PowerState.RUNNING
 
 
@@ -192,7 +192,7 @@ def test_a_guest_that_goes_off_meanwhile_is_copied_all_the_same(
 
 
 def pull_the_plug_when_it_mirrors(watched: Watched, instance: Instance) -> None:
-    guest = Guest(watched.hypervisor, instance.uuid)
+    guest = watched.guest(instance)
     watched.wait(lambda: guest.xml().find("devices/disk/mirror") is not None, "a block job")
     watched.outside(guest.kill)
 
@@ -202,7 +202,7 @@ def test_a_snapshot_is_cancelled_and_leaves_nothing(
 ) -> None:
     instance = large(watched)
     disks = disks_of(watched, instance)
-    guest = Guest(watched.hypervisor, instance.uuid)
+    guest = watched.guest(instance)
     with watched.operation("snapshot") as work:
 
         def cancel() -> None:
@@ -244,7 +244,7 @@ def test_what_a_killed_agent_left_is_taken_back_and_the_guest_runs_on(
 ) -> None:
     instance = large(watched)
     disks = disks_of(watched, instance)
-    guest = Guest(watched.hypervisor, instance.uuid)
+    guest = watched.guest(instance)
     half = watched.directory(instance) / "snapshot.0123456789ab.part"
     copy_slowly(guest, half)
     (place / "copy.id.part").write_bytes(b"half")
@@ -263,7 +263,7 @@ def test_what_an_earlier_process_left_goes_when_the_driver_starts_though_nobody_
 ) -> None:
     instance = large(watched)
     half = watched.directory(instance) / "snapshot.0123456789ab.part"
-    copy_slowly(Guest(watched.hypervisor, instance.uuid), half)
+    copy_slowly(watched.guest(instance), half)
     watched.driver.cleanup_host("test-host")
     watched.driver.init_host("test-host")
     watched.wait(lambda: left(watched, instance, place) == [], "the clearing")
@@ -282,7 +282,7 @@ def copy_slowly(guest: Guest, to: pathlib.Path) -> None:
 
 def test_what_others_copy_goes_on(watched: Watched, place: pathlib.Path, slowly: None) -> None:
     instance = large(watched)
-    copy_slowly(Guest(watched.hypervisor, instance.uuid), place / "others")
+    copy_slowly(watched.guest(instance), place / "others")
     with pytest.raises(errors.DeviceBusy):
         snapshot(watched, instance, (place / "copy").as_uri())
     watched.driver.post_interrupted_snapshot_cleanup(None, instance)

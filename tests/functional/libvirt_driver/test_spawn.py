@@ -2,10 +2,8 @@
 """Spawn: a guest or nothing, whatever happens in between."""
 
 import struct
-import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,9 +17,9 @@ from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from compute_agent.virt.libvirt.paths import tap_name
 from tests.functional.libvirt_driver.conftest import Watched
+from tests.functional.serving import links
 from tests.rig import domain
 from tests.rig.bootsector import SHORT_LIVED
-from tests.rig.hypervisor import Hypervisor
 
 STEPS = ["check", "image", "directory", "disk", "define", "start"]
 
@@ -284,18 +282,6 @@ def test_a_kernel_from_a_place_that_is_not_allowed_is_refused(watched: Watched) 
 # --- networks ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bridge(hypervisor: Hypervisor) -> Iterator[str]:
-    name = f"cabr{uuid.uuid4().hex[:8]}"
-    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True, capture_output=True)
-    yield name
-    subprocess.run(["ip", "link", "del", name], check=True, capture_output=True)
-
-
-def _interfaces() -> str:
-    return subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
-
-
 def _with_vif(watched: Watched, bridge: str) -> tuple[Instance, Vif]:
     vif = Vif(id=str(uuid.uuid4()), address="52:54:00:12:34:56", bridge=bridge)
     return watched.instance(network_info=[vif]), vif
@@ -306,11 +292,11 @@ def test_an_interface_is_plugged_into_its_bridge_and_goes_with_the_guest(
 ) -> None:
     instance, vif = _with_vif(watched, bridge)
     watched.spawn(instance)
-    assert any(f"{tap_name(vif.id)}:" in line and bridge in line for line in _interfaces().splitlines())
+    assert f"master {bridge}" in links()[tap_name(vif.id)]
     found = watched.driver.get_instance_diagnostics(instance)
     assert [(nic.id, nic.mac_address) for nic in found.nic_details] == [(vif.id, vif.address)]
     watched.driver.destroy(None, instance, instance.network_info)
-    assert tap_name(vif.id) not in _interfaces()
+    assert tap_name(vif.id) not in links()
 
 
 def test_a_spawn_that_fails_leaves_no_tap(watched: Watched, bridge: str) -> None:
@@ -319,7 +305,7 @@ def test_a_spawn_that_fails_leaves_no_tap(watched: Watched, bridge: str) -> None
     with watched.operation(), pytest.raises(errors.Internal):
         watched.spawn(instance)
     assert watched.left_of(instance) == []
-    assert tap_name(vif.id) not in _interfaces()
+    assert tap_name(vif.id) not in links()
 
 
 def test_a_missing_bridge_is_noticed_before_anything_is_made(watched: Watched) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A libvirt that answers with errors: what can't be told is taken to be there, and nothing is removed."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -27,8 +28,8 @@ CODES = {
     "invalid connection": libvirt.VIR_ERR_INVALID_CONN,
 }
 LOOKS = {
-    "virConnect": ("lookupByUUIDString", "lookupByName", "getAllDomainStats", "listAllDomains"),
-    "virDomain": ("state", "XMLDesc", "isActive", "info", "hasManagedSaveImage"),
+    libvirt.virConnect: ("lookupByUUIDString", "lookupByName", "getAllDomainStats", "listAllDomains"),
+    libvirt.virDomain: ("state", "XMLDesc", "isActive", "info", "hasManagedSaveImage"),
 }
 
 
@@ -36,6 +37,16 @@ def failure(code: int) -> libvirt.libvirtError:
     error = libvirt.libvirtError("libvirt says no")
     error.err = (code, libvirt.VIR_FROM_QEMU, "libvirt says no", 2, None, None, None, 5, 0)
     return error
+
+
+@contextlib.contextmanager
+def refusing(kind: type, names: Iterable[str], code: int) -> Iterator[None]:
+    """Let these methods of libvirt, called as they have to be, end with an error."""
+    with contextlib.ExitStack() as broken:
+        for name in names:
+            refuse = mock.patch.object(kind, name, autospec=True, side_effect=failure(code))
+            broken.enter_context(refuse)
+        yield
 
 
 @pytest.fixture
@@ -81,8 +92,7 @@ def test_nothing_is_removed_while_libvirt_answers_with_errors(
     pid = watched.hypervisor.qemu_pid(instance.uuid)
     before = sorted(watched.directory(instance).rglob("*"))
     for kind, names in LOOKS.items():
-        broken = dict.fromkeys(names, mock.Mock(side_effect=failure(code)))
-        with mock.patch.multiple(getattr(libvirt, kind), **broken):
+        with refusing(kind, names, code):
             for name, ask in ASKED.items():
                 _refused(watched, instance, name, ask)
     assert removed == []

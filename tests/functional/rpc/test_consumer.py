@@ -193,23 +193,29 @@ def test_a_consumer_that_can_not_connect_stops_at_once(consume: Consume, broker:
     assert time.monotonic() - began < IDLE_STOP_S
 
 
+class Slow:
+    """Takes its time over a message, until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, message: RawMessage) -> None:
+        self.begun.set()
+        assert self.go_on.wait(DEADLINE_S)
+        message.ack()
+
+
 def test_stop_lets_the_batch_in_progress_end_and_begins_no_other(
     consume: Consume, publish: Publish, broker: Broker
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def take_its_time(message: RawMessage) -> None:
-        begun.set()
-        assert go_on.wait(DEADLINE_S)
-        message.ack()
-
-    taker = Taker(settle=take_its_time)
+    slow = Slow()
+    taker = Taker(settle=slow)
     consumer = consume(taker, batch_size=1)
     publish(b"one")
     publish(b"two")
-    assert begun.wait(DEADLINE_S)
+    assert slow.begun.wait(DEADLINE_S)
     assert not consumer.stop(timeout=0.05)
-    go_on.set()
+    slow.go_on.set()
     assert consumer.stop(DEADLINE_S)
     assert taker.bodies == [b"one"]
     assert on_the_broker(broker) == 1
@@ -218,20 +224,14 @@ def test_stop_lets_the_batch_in_progress_end_and_begins_no_other(
 def test_a_connection_closed_in_the_middle_of_a_batch_loses_nothing(
     consume: Consume, publish: Publish, broker: Broker
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def take_its_time(message: RawMessage) -> None:
-        begun.set()
-        assert go_on.wait(DEADLINE_S)
-        message.ack()
-
-    taker = Taker(settle=take_its_time)
+    slow = Slow()
+    taker = Taker(settle=slow)
     consumer = consume(taker)
     for number in range(20):
         publish(b"%d" % number)
-    assert begun.wait(DEADLINE_S)
+    assert slow.begun.wait(DEADLINE_S)
     broker.close_connections()
-    go_on.set()
+    slow.go_on.set()
     wait_until(lambda: len(set(taker.bodies)) == 20, DEADLINE_S, "every message", taker.evidence)
     wait_until(lambda: on_the_broker(broker) == 0, DEADLINE_S, "every acknowledgement")
     assert consumer.connected

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events leave in order, whatever the broker does."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -12,7 +11,7 @@ from compute_agent import concurrency
 from compute_agent.events.publisher import Publisher
 from compute_agent.events.sink import Sink, SinkUnavailable
 from compute_agent.model.event import EventType
-from compute_agent.store import host, outbox
+from compute_agent.store import outbox
 from compute_agent.store.database import Store
 
 
@@ -42,14 +41,6 @@ class Broker:
             self.got.append(event["seq"])
             if self.lose_every and self.calls % self.lose_every == 0:
                 raise SinkUnavailable("the confirmation was lost", number)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(str(tmp_path / "state.db"))
-    store.identity = store.write(lambda tx: host.identify(tx, "node-1"))
-    yield store
-    store.close()
 
 
 def tell(store: Store, times: int = 1) -> None:

@@ -11,11 +11,11 @@ from compute_agent.events.publisher import Publisher
 from compute_agent.model import clock
 from compute_agent.model.event import Event, EventType
 from compute_agent.store.database import Store
-from tests.unit.events.test_publisher import Broker, store, tell, wait_sent  # noqa: F401
+from tests.unit.events.test_publisher import Broker, tell, wait_sent
 
 
 def test_an_unforeseen_problem_of_the_store_or_the_sink_is_survived(
-    store: Store,  # noqa: F811
+    store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broker = Broker()
@@ -43,7 +43,7 @@ def test_an_unforeseen_problem_of_the_store_or_the_sink_is_survived(
     assert broker.got == [1, 2]
 
 
-def test_an_unforeseen_problem_of_the_sink_does_not_end_the_heartbeat(store: Store) -> None:  # noqa: F811
+def test_an_unforeseen_problem_of_the_sink_does_not_end_the_heartbeat(store: Store) -> None:
     broker, sent = Broker(), list[Any]()
 
     def publish(event: dict[str, Any], *, context: dict[str, Any], expires_after_s: float) -> None:

@@ -10,7 +10,7 @@ from compute_agent import concurrency, failpoints
 from compute_agent.model.states import InstanceState as S
 from compute_agent.store import journal
 from compute_agent.store.database import Transaction
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 INSTANCE = {
     "uuid": "11111111-1111-4111-8111-111111111111",
@@ -45,8 +45,7 @@ def crash_at(
     failpoints.arm("")
     house.store.write(lambda tx: made(tx, operation_id, attempts))
     house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
+    house.settle()
 
 
 def made(tx: Transaction, operation_id: str, attempts: int) -> None:

@@ -15,7 +15,7 @@ from compute_agent.model.states import InstanceState as S
 from compute_agent.rpc.sink import BrokerSink
 from compute_agent.store import database, instances
 from compute_agent.store import host as host_store
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import pytest
 
 from compute_agent import concurrency
 from compute_agent.conf import CONF
-from compute_agent.model.operation import Operation, OperationState
-from compute_agent.store import journal
-from tests.unit.manager.conftest import House
+from compute_agent.model.operation import OperationState
+from tests.unit.house import House
 
 MAINTENANCE = "host_maintenance_mode"
 SPAWN = {"flavor": {"vcpus": 1, "memory_mb": 64}, "image": {"url": "file:///i/a"}}
@@ -37,15 +36,6 @@ def wait_asked(house: House, times: int = 1) -> list[Any]:
             return found
         concurrency.sleep(0.05)
     raise AssertionError("nobody was asked for")
-
-
-def end_of(house: House, operation_id: str) -> Operation:
-    for entry in house.manager.engine.entries:
-        if entry.operation_id == operation_id:
-            assert entry.ended.wait(30)
-    found = house.store.read(lambda tx: journal.find(tx, operation_id))
-    assert found is not None
-    return found
 
 
 def test_an_empty_host_is_drained_at_once_and_takes_nobody_until_it_serves_again(house: House) -> None:
@@ -85,7 +75,7 @@ def test_who_is_destroyed_meanwhile_is_no_obstacle(house: House) -> None:
     operation_id = house.ask(MAINTENANCE, mode="on")
     wait_asked(house)
     house.do("destroy", instance_uuid=uuid)
-    ended = end_of(house, operation_id)
+    ended = house.end_of(operation_id)
     assert ended.state is OperationState.SUCCEEDED and ended.result is not None
     assert [line["standing"] for line in ended.result["guests"]] == ["removed"]
 
@@ -107,7 +97,7 @@ def test_whom_nobody_places_is_blocked_and_may_be_asked_for_anew(
     assert joined.result == {"joined": again}
     wait_asked(house, 3)
     house.do("cancel_operation", target=again)
-    assert end_of(house, again).state is OperationState.CANCELLED
+    assert house.end_of(again).state is OperationState.CANCELLED
 
 
 def test_it_goes_on_after_a_crash_and_asks_nobody_twice(house: House) -> None:
@@ -116,7 +106,7 @@ def test_it_goes_on_after_a_crash_and_asks_nobody_twice(house: House) -> None:
     wait_asked(house)
     house.crash()
     house.do("suspend", instance_uuid=uuid)
-    ended = end_of(house, operation_id)
+    ended = house.end_of(operation_id)
     assert ended.result is not None and ended.result["blocked"] == 1
     assert len(house.events("host.placement_needed")) == 1
 
@@ -126,7 +116,7 @@ def test_serving_again_ends_a_drain_that_is_under_way(house: House) -> None:
     operation_id = house.ask(MAINTENANCE, mode="on")
     wait_asked(house)
     assert house.do(MAINTENANCE, mode="off").state is OperationState.SUCCEEDED
-    ended = end_of(house, operation_id)
+    ended = house.end_of(operation_id)
     assert ended.state is OperationState.CANCELLED
     assert ended.result is not None and ended.result["total"] == 1
     assert refusal(house) is None
@@ -139,8 +129,8 @@ def test_the_last_word_stands(house: House) -> None:
     wait_asked(house)
     off = house.ask(MAINTENANCE, mode="off")
     last = house.ask(MAINTENANCE, mode="on")
-    assert end_of(house, first).state is OperationState.CANCELLED
-    assert end_of(house, off).state is OperationState.SUCCEEDED
+    assert house.end_of(first).state is OperationState.CANCELLED
+    assert house.end_of(off).state is OperationState.SUCCEEDED
     wait_asked(house, 2)
     assert refusal(house) == "HostDisabled"
     house.do("cancel_operation", target=last)

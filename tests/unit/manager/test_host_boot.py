@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from compute_agent.conf import CONF
-from compute_agent.manager import reconcile
 from compute_agent.model.operation import OperationState
 from compute_agent.model.states import InstanceState as S
 from compute_agent.model.states import PowerState
 from compute_agent.operations.acceptance import propose
-from compute_agent.store import host as host_store
 from compute_agent.store import journal
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 
 @pytest.fixture
@@ -33,17 +31,6 @@ def interrupted(house: House, verb: str, **values: Any) -> str:
     values["operation_id"] = operation_id
     engine.accept([propose(house.manager.table[verb], verb, operation_id, values)])
     return operation_id
-
-
-def boot(house: House, *guests: str) -> None:
-    """Let the host boot: its guests are off."""
-    house.store.write(lambda tx: host_store.put(tx, reconcile.BOOT_KEY, "an earlier boot"))
-    for guest in guests:
-        with open(house.path / "ledger", "a") as ledger:
-            ledger.write(f'{{"guest": "{guest}", "power": "shutdown", "origin": "host"}}\n')
-    house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
 
 
 def outcome(house: House, operation_id: str) -> tuple[OperationState, str]:
@@ -65,7 +52,7 @@ def test_what_was_asked_before_the_boot_starts_nobody(
 ) -> None:
     guest = house.spawn()
     operation_id = interrupted(house, verb, instance_uuid=guest, **arguments)
-    boot(house, guest)
+    house.boot(guest)
     assert outcome(house, operation_id) == (OperationState.FAILED, "Interrupted")
     assert power(house, guest) is PowerState.SHUTDOWN
     assert house.record(guest).state is S.STOPPED
@@ -74,9 +61,9 @@ def test_what_was_asked_before_the_boot_starts_nobody(
 
 def test_a_word_given_before_the_boot_counts_no_more(house: House, confirming: None) -> None:
     guest = house.spawn()
-    boot(house, guest)
+    house.boot(guest)
     operation_id = interrupted(house, "confirm_instances", instance_uuids=[guest])
-    boot(house)
+    house.boot()
     assert outcome(house, operation_id) == (OperationState.FAILED, "Interrupted")
     assert power(house, guest) is PowerState.SHUTDOWN
     assert [one["uuid"] for one in house.events("host.hello")[-1].data["instances"]] == [guest]
@@ -89,7 +76,7 @@ def test_a_spawn_that_the_boot_interrupted_makes_no_guest(house: House, confirmi
         "image": {"url": "file:///i/a"},
     }
     operation_id = interrupted(house, "spawn", instance=instance)
-    boot(house)
+    house.boot()
     assert outcome(house, operation_id) == (OperationState.FAILED, "Interrupted")
     assert instance["uuid"] not in house.driver.get_all_info()
 
@@ -97,7 +84,7 @@ def test_a_spawn_that_the_boot_interrupted_makes_no_guest(house: House, confirmi
 def test_what_starts_nobody_goes_on_after_the_boot(house: House, confirming: None) -> None:
     guest = house.spawn()
     operation_id = interrupted(house, "destroy", instance_uuid=guest)
-    boot(house, guest)
+    house.boot(guest)
     assert outcome(house, operation_id) == (OperationState.SUCCEEDED, "")
     assert guest not in house.driver.get_all_info()
 
@@ -105,6 +92,6 @@ def test_what_starts_nobody_goes_on_after_the_boot(house: House, confirming: Non
 def test_otherwise_what_was_asked_before_the_boot_is_done_after_it(house: House) -> None:
     guest = house.spawn()
     operation_id = interrupted(house, "reboot", instance_uuid=guest, reboot_type="HARD")
-    boot(house, guest)
+    house.boot(guest)
     assert outcome(house, operation_id) == (OperationState.SUCCEEDED, "")
     assert power(house, guest) is PowerState.RUNNING

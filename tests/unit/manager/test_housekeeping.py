@@ -10,8 +10,7 @@ from compute_agent.manager import housekeeping
 from compute_agent.manager.housekeeping import Housekeeper
 from compute_agent.manager.timekeeping import CLOCK, Timekeeper
 from compute_agent.model.operation import Operation, OperationState, Origin
-from compute_agent.store import journal
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 INTERVAL_S = 100
 
@@ -42,11 +41,7 @@ def keeper(house: House, passing: Monotonic) -> Housekeeper:
 
 def ended(house: House, operation_id: str | None) -> Operation:
     assert operation_id is not None
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
-    operation = house.store.read(lambda tx: journal.find(tx, operation_id))
-    assert operation is not None
-    return operation
+    return house.end_of(operation_id)
 
 
 def test_a_round_is_an_operation_of_the_agents_own_at_each_interval(

@@ -10,7 +10,7 @@ from compute_agent.model.event import Cause
 from compute_agent.model.states import InstanceState as S
 from compute_agent.model.states import PowerState
 from compute_agent.store import host as host_store
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 
 def test_a_guest_that_shuts_itself_down_becomes_stopped(house: House) -> None:
@@ -43,8 +43,8 @@ def test_what_happened_while_the_agent_was_away_is_told_as_found(house: House) -
     off, held, same = house.spawn(), house.spawn(), house.spawn()
     told = len(house.events())
     house.stop()
-    with open(house.path / "ledger", "a") as ledger:
-        ledger.write(f'{{"guest": "{off}", "power": "shutdown"}}\n{{"guest": "{held}", "power": "paused"}}\n')
+    house.meanwhile(off, "shutdown")
+    house.meanwhile(held, "paused")
     house.start()
     news = [e for e in house.events()[told:] if e.type.startswith("instance.lifecycle")]
     assert {(e.instance_uuid, e.type.value) for e in news} == {
@@ -58,8 +58,7 @@ def test_what_happened_while_the_agent_was_away_is_told_as_found(house: House) -
 def test_a_domain_that_is_gone_is_reported_and_not_made_again(house: House) -> None:
     uuid = house.spawn()
     house.stop()
-    with open(house.path / "ledger", "a") as ledger:
-        ledger.write(f'{{"guest": "{uuid}", "power": "gone"}}\n')
+    house.meanwhile(uuid, "gone")
     house.start()
     record = house.record(uuid)
     assert record.state is S.ERROR
@@ -134,13 +133,11 @@ def test_after_the_host_has_booted(house: House, policy: str, state: S) -> None:
     ran, was_off = house.spawn(), house.spawn()
     house.do("power_off", instance_uuid=was_off, timeout=0)
     house.stop()
-    with open(house.path / "ledger", "a") as ledger:
-        ledger.write(f'{{"guest": "{ran}", "power": "shutdown", "origin": "host"}}\n')
+    house.meanwhile(ran, "shutdown", origin="host")
     CONF.set_override("on_host_boot", policy)
     try:
-        _start_after_boot(house)
-        for entry in house.manager.engine.entries:
-            assert entry.ended.wait(10)
+        house.start_after_boot()
+        house.settle()
         assert house.record(ran).state is state
         assert house.record(was_off).state is S.STOPPED
         if policy == "confirm":
@@ -148,22 +145,10 @@ def test_after_the_host_has_booted(house: House, policy: str, state: S) -> None:
             assert [one["uuid"] for one in hello.data["instances"]] == [ran]
             result = house.do("confirm_instances", instance_uuids=[ran, was_off]).result
             assert result == {"started": [ran], "still_waiting": []}
-            for entry in house.manager.engine.entries:
-                assert entry.ended.wait(10)
+            house.settle()
             assert house.record(ran).state is S.ACTIVE
     finally:
         CONF.clear_override("on_host_boot")
-
-
-def _start_after_boot(house: House) -> None:
-    """Start with a state file that was written in an earlier life of the host."""
-    directory = house.path / "state"
-    from compute_agent.store.database import Store
-
-    store = Store(str(directory / "state.db"))
-    store.write(lambda tx: host_store.put(tx, reconcile.BOOT_KEY, "an earlier boot"))
-    store.close()
-    house.start()
 
 
 def test_a_disabled_host_takes_no_new_guests_and_keeps_those_it_has(house: House) -> None:
@@ -206,8 +191,7 @@ def test_what_an_interrupted_operation_did_unseen_is_told_by_the_one_that_goes_o
     failpoints.observe(None)
     failpoints.arm("")
     house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
+    house.settle()
     record = house.record(str(instance["uuid"]))
     assert (record.state, record.power_state) == (S.ACTIVE, PowerState.RUNNING)
     (event,) = house.events("instance.lifecycle.started")

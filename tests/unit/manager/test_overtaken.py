@@ -8,8 +8,8 @@ import pytest
 from compute_agent import concurrency, failpoints
 from compute_agent.model import errors
 from compute_agent.model.states import InstanceState, PowerState
-from compute_agent.operations.engine import Entry
-from tests.unit.manager.conftest import House
+from compute_agent.operations.entry import Entry
+from tests.unit.house import House
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_a_guest_that_is_paused_while_the_end_is_written_is_paused(house: House)
         observed(entry, error)
         pause(house, uuid)
 
-    engine.before_end = then_paused
+    engine.hooks.before_end = then_paused
     assert house.do("reboot", instance_uuid=uuid, reboot_type="HARD").error is None
     assert_paused(house, uuid)
 
@@ -65,8 +65,7 @@ def crash_unseen(house: House, uuid: str) -> None:
 
 
 def assert_found_crashed(house: House, uuid: str) -> None:
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(30)
+    house.settle()
     house.events()
     record = house.record(uuid)
     assert (record.state, record.power_state) == (InstanceState.STOPPED, PowerState.CRASHED)

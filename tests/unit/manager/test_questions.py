@@ -6,7 +6,7 @@ import pytest
 from compute_agent.model import errors
 from compute_agent.model.questions import QUESTIONS
 from compute_agent.virt.fake.hypervisor import Size
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 NOBODY = "99999999-9999-4999-8999-999999999999"
 NOT_HERE = ("interface_stats",)

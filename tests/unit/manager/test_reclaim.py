@@ -12,11 +12,10 @@ from compute_agent.manager import overdue, reclaim
 from compute_agent.manager.reclaim import Reclaimer
 from compute_agent.model import clock
 from compute_agent.model.instance import InstanceRecord
-from compute_agent.model.operation import Operation
 from compute_agent.model.states import InstanceState, PowerState
 from compute_agent.store import host as host_store
-from compute_agent.store import instances, journal
-from tests.unit.manager.conftest import House
+from compute_agent.store import instances
+from tests.unit.house import House
 
 INTERVAL_S = 3600
 
@@ -56,15 +55,6 @@ def soft_deleted(house: House) -> str:
     return uuid
 
 
-def operation(house: House, operation_id: str) -> Operation:
-    for entry in house.manager.engine.entries:
-        if entry.operation_id == operation_id:
-            assert entry.ended.wait(10)
-    found = house.store.read(lambda tx: journal.find(tx, operation_id))
-    assert found is not None
-    return found
-
-
 def test_one_whose_time_is_over_is_destroyed_by_the_agent(house: House, clocks: Clocks) -> None:
     uuid, other = soft_deleted(house), house.spawn()
     reclaimer = Reclaimer(house.manager)
@@ -72,7 +62,7 @@ def test_one_whose_time_is_over_is_destroyed_by_the_agent(house: House, clocks: 
     assert reclaimer.look() == []
     clocks.uptime += 1
     (operation_id,) = reclaimer.look()
-    done = operation(house, operation_id)
+    done = house.end_of(operation_id)
     assert (done.verb, done.origin.value, done.instance_uuid, done.error) == ("destroy", "agent", uuid, None)
     assert uuid not in house.driver.hypervisor.world.domains
     assert uuid not in house.driver.hypervisor.world.directories
@@ -85,7 +75,7 @@ def test_after_its_reclaim_a_restore_says_that_it_is_gone(house: House, clocks: 
     uuid = soft_deleted(house)
     clocks.uptime += INTERVAL_S
     (operation_id,) = Reclaimer(house.manager).look()
-    operation(house, operation_id)
+    house.end_of(operation_id)
     error = house.do("restore", instance_uuid=uuid).error
     assert error is not None and error.code == "InstanceNotFound"
 
@@ -114,7 +104,7 @@ def test_a_restart_of_the_agent_changes_nothing(house: House, clocks: Clocks) ->
     house.crash()
     clocks.uptime += INTERVAL_S / 2
     (operation_id,) = Reclaimer(house.manager).look()
-    assert operation(house, operation_id).instance_uuid == uuid
+    assert house.end_of(operation_id).instance_uuid == uuid
 
 
 def test_the_wall_clock_may_say_what_it_likes(
@@ -184,7 +174,7 @@ def test_one_for_which_something_is_under_way_is_left_alone(house: House, clocks
     house.driver.faults.slow("restore", 1.0)
     restore = house.ask("restore", instance_uuid=uuid)
     assert Reclaimer(house.manager).look() == []
-    assert operation(house, restore).error is None
+    assert house.end_of(restore).error is None
     assert house.record(uuid).state is InstanceState.ACTIVE
 
 
@@ -196,11 +186,11 @@ def test_a_reclaim_that_fails_is_asked_for_again_later(
     reclaimer = Reclaimer(house.manager)
     house.driver.faults.fail("destroy.undefine", times=1)
     (operation_id,) = reclaimer.look()
-    assert operation(house, operation_id).error is not None
+    assert house.end_of(operation_id).error is not None
     assert reclaimer.look() == []
     monkeypatch.setattr(overdue, "AGAIN_S", 0.0)
     (again,) = reclaimer.look()
-    assert operation(house, again).error is None
+    assert house.end_of(again).error is None
     assert uuid not in house.driver.hypervisor.world.domains
 
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from compute_agent.model.states import InstanceState as S
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 NEW = {"url": "file:///i/b"}
 VERBS = {"rebuild": {"image": NEW}, "rescue": {}}

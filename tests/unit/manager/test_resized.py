@@ -8,14 +8,12 @@ import msgspec
 import pytest
 
 from compute_agent.conf import CONF
-from compute_agent.manager import reconcile
 from compute_agent.model.handshake import Kind, Phase
 from compute_agent.model.states import InstanceState as S
 from compute_agent.model.states import PowerState
 from compute_agent.store import handshakes, instances
-from compute_agent.store import host as host_store
 from compute_agent.store.handshakes import HandshakeRecord
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 
 def hold(house: House, guest: str, source: str, destination: str) -> None:
@@ -65,12 +63,7 @@ def test_one_that_is_fit_again_is_resized_again(house: House, guest: str) -> Non
 
 
 def test_one_that_ran_is_started_after_the_host_has_booted(house: House, guest: str, resuming: None) -> None:
-    house.store.write(lambda tx: host_store.put(tx, reconcile.BOOT_KEY, "an earlier boot"))
-    with open(house.path / "ledger", "a") as ledger:
-        ledger.write(f'{{"guest": "{guest}", "power": "shutdown", "origin": "host"}}\n')
-    house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
+    house.boot(guest)
     assert house.driver.get_all_info()[guest].state is PowerState.RUNNING
     assert house.record(guest).state is S.RESIZED
 

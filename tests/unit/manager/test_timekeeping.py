@@ -12,7 +12,7 @@ from compute_agent import concurrency, failpoints
 from compute_agent.manager import timekeeping
 from compute_agent.manager.timekeeping import CLOCK, Timekeeper
 from compute_agent.model import clock
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 DAY_S = 86400.0
 INSTANCE = {
@@ -165,8 +165,7 @@ def test_what_was_interrupted_goes_on_whatever_the_clock_says_after_the_restart(
     failpoints.arm("")
     wall.ahead_s = jump_s
     house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(30)
+    house.settle()
     assert len(house.events("operation.succeeded")) == 1
 
 

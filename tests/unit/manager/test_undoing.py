@@ -3,7 +3,7 @@
 
 from compute_agent import failpoints
 from compute_agent.model.states import InstanceState
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 URL = "https://store.example.org/copy"
 
@@ -21,8 +21,7 @@ def test_an_interrupted_snapshot_is_undone_and_ends_interrupted(house: House) ->
         failpoints.arm("")
     assert house.driver.hypervisor.world.directories[uuid] != before
     house.crash()
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
+    house.settle()
     told = house.question("get_operation", operation_id=operation_id)
     assert (told["state"], told["error"]["code"]) == ("failed", "Interrupted")
     assert "undone" in told["error"]["message"]

@@ -17,8 +17,7 @@ from compute_agent.store import host as host_store
 from compute_agent.store import outbox
 from compute_agent.virt import event as virt_event
 from compute_agent.virt.info import InstanceInfo
-from tests.unit.manager.conftest import House
-from tests.unit.manager.test_observing import _start_after_boot
+from tests.unit.house import House
 
 
 @pytest.mark.parametrize("problem", [concurrency.TimedOut(), OSError("no such log"), KeyError("x")])
@@ -46,8 +45,7 @@ def test_a_guest_that_stops_during_its_snapshot_is_stopped(house: House) -> None
 def test_a_lifecycle_event_of_an_operation_carries_its_request_id(house: House) -> None:
     uuid = house.spawn()
     house.ask("pause", instance_uuid=uuid, context={"request_id": "req-1"})
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
+    house.settle()
     (event,) = house.events("instance.lifecycle.paused")
     assert event.request_id == "req-1"
 
@@ -132,9 +130,8 @@ def test_who_waits_for_a_word_still_waits_after_another_boot(house: House) -> No
     try:
         for _boot in range(2):
             house.stop()
-            with open(house.path / "ledger", "a") as ledger:
-                ledger.write(f'{{"guest": "{ran}", "power": "shutdown", "origin": "host"}}\n')
-            _start_after_boot(house)
+            house.meanwhile(ran, "shutdown", origin="host")
+            house.start_after_boot()
         assert [one["uuid"] for one in house.events("host.hello")[-1].data["instances"]] == [ran]
         result = house.do("confirm_instances", instance_uuids=[ran]).result
         assert result is not None
@@ -146,18 +143,16 @@ def test_who_waits_for_a_word_still_waits_after_another_boot(house: House) -> No
 def test_a_crash_between_looking_and_resuming_forgets_nobody(house: House) -> None:
     ran = house.spawn()
     house.stop()
-    with open(house.path / "ledger", "a") as ledger:
-        ledger.write(f'{{"guest": "{ran}", "power": "shutdown", "origin": "host"}}\n')
+    house.meanwhile(ran, "shutdown", origin="host")
     CONF.set_override("on_host_boot", "resume")
     try:
         with (
             mock.patch.object(host, "start", autospec=True, side_effect=KeyboardInterrupt),
             pytest.raises(KeyboardInterrupt),
         ):
-            _start_after_boot(house)
+            house.start_after_boot()
         house.crash()
-        for entry in house.manager.engine.entries:
-            assert entry.ended.wait(10)
+        house.settle()
         assert house.record(ran).state is S.ACTIVE
     finally:
         CONF.clear_override("on_host_boot")

@@ -38,7 +38,7 @@ def test_what_looks_before_the_end_does_not_change_it(rig: Rig) -> None:
     def fail(entry: object, error: object) -> None:
         raise RuntimeError("the look failed")
 
-    rig.engine.before_end = fail
+    rig.engine.hooks.before_end = fail
     assert rig.do("spawn", instance=instance()).state is O.SUCCEEDED
     assert rig.state(UUID) is S.ACTIVE
 

@@ -70,8 +70,8 @@ class House(Around):
         manager.observer = Observer(manager)
         manager.observer.start()
         self.engine = manager.engine
-        self.engine.before_again = manager.observer.before_again
-        self.engine.before_end = manager.observer.before_end
+        self.engine.hooks.before_again = manager.observer.before_again
+        self.engine.hooks.before_end = manager.observer.before_end
         self.driver.init_host("node-1")
         effect = self.driver.hypervisor.effect
 

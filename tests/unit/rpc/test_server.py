@@ -3,20 +3,18 @@
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
 from compute_agent import concurrency
-from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.operations import acceptance
 from compute_agent.rpc import envelope
 from compute_agent.rpc import server as server_module
 from compute_agent.rpc.server import Server
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 PROPOSE = acceptance.propose
 
@@ -49,17 +47,6 @@ class Replies:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    if not CONF._namespace:
-        CONF([])
-    CONF.set_override("ledger", str(tmp_path / "ledger"), group="fake")
-    house = House(tmp_path)
-    yield house
-    house.stop()
-    CONF.clear_override("ledger", group="fake")
-
-
-@pytest.fixture
 def replies() -> Replies:
     return Replies()
 
@@ -87,11 +74,6 @@ def instance(**more: Any) -> dict[str, Any]:
     }
 
 
-def settle(house: House) -> None:
-    for entry in house.manager.engine.entries:
-        assert entry.ended.wait(10)
-
-
 def test_a_message_that_cannot_be_journalled_is_rejected_and_its_neighbours_are_done(
     house: House, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +88,7 @@ def test_a_message_that_cannot_be_journalled_is_rejected_and_its_neighbours_are_
     good, other = asking("spawn", instance=instance()), asking("spawn", instance=instance())
     bad = asking("dance", operation_id=str(uuid.uuid4()))
     server.on_batch([good, bad, other])
-    settle(house)
+    house.settle()
     assert {message.verdict for message in (good, bad, other)} == {"ack"}
     assert len(house.events("operation.succeeded")) == 2
     (rejected,) = house.events("operation.rejected")
@@ -144,7 +126,7 @@ def test_large_arguments_do_not_block_the_hub(house: House, server: Server) -> N
 
     with mock.patch.object(acceptance, "propose", autospec=True, side_effect=propose):
         server.on_batch([message])
-    settle(house)
+    house.settle()
     assert len(checked_in) == 1
     assert hub not in checked_in
 

@@ -2,7 +2,6 @@
 """What must not get lost is written when the disk can take it, in its order; and readers see one moment."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,14 @@ import pytest
 
 from compute_agent import concurrency
 from compute_agent.model import errors
-from compute_agent.model.event import EventType
 from compute_agent.store import database, host, outbox
 from compute_agent.store.database import Store, Transaction
+from tests.unit.store.problems import tell, told
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "RETRY_S", 0.05)
-    store = Store(str(tmp_path / "state.db"))
-    store.identity = store.write(lambda tx: host.identify(tx, "node-1"))
-    yield store
-    store.close()
 
 
 class Disk:
@@ -55,14 +50,6 @@ def failure(code: int) -> sqlite3.OperationalError:
     error = sqlite3.OperationalError("no")
     error.sqlite_errorcode = code
     return error
-
-
-def tell(text: str) -> Any:
-    return lambda tx: outbox.append(tx, EventType.HOST_PROBLEM, data={"problem": text})
-
-
-def told(store: Store) -> list[str]:
-    return [event.data["problem"] for event in store.read(lambda tx: outbox.unsent(tx, 0, 100))]
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN])

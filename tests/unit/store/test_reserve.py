@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from compute_agent.model import errors
-from compute_agent.model.event import EventType
-from compute_agent.store import database, host, outbox, reserve
+from compute_agent.store import database, host, reserve
 from compute_agent.store.database import Store
 from compute_agent.store.reserve import Reserve
+from tests.unit.store.problems import tell, told
 
 SIZE = 65536
 Room = collections.namedtuple("Room", "f_bavail f_frsize")
@@ -60,14 +60,6 @@ def disk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     store._connection = disk  # type: ignore[assignment]
     monkeypatch.setattr(reserve.os, "statvfs", disk.statvfs)  # type: ignore[attr-defined]
     return disk
-
-
-def tell(text: str) -> Any:
-    return lambda tx: outbox.append(tx, EventType.HOST_PROBLEM, data={"problem": text})
-
-
-def told(store: Store) -> list[str]:
-    return [event.data["problem"] for event in store.read(lambda tx: outbox.unsent(tx, 0, 100))]
 
 
 def test_what_has_begun_ends_and_nothing_new_begins_until_there_is_room(

@@ -19,10 +19,8 @@ from compute_agent.model.operation import Operation, OperationState
 from compute_agent.store import copying, directory, handshakes, host, journal, outbox
 from compute_agent.store.database import Store, Transaction
 from compute_agent.store.directory import NotNow, StateDirectory, Unusable
-from tests.unit.manager.conftest import House, house
+from tests.unit.house import House
 from tests.unit.store import golden
-
-__all__ = ["house"]
 
 ACTIONS = ["tell", "note", "stop", "crash", "lose the note", "tear the note"]
 SECRET = "s3cret-of-the-caller"

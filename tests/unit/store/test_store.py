@@ -2,7 +2,6 @@
 """What the state file promises: groups, order, gapless events, and going on after a damage."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from compute_agent.model.event import EventType
 from compute_agent.store import host, outbox
 from compute_agent.store.database import Store, Transaction
 from compute_agent.store.directory import StateDirectory, Unusable
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(str(tmp_path / "state.db"))
-    store.identity = store.write(lambda tx: host.identify(tx, "node-1"))
-    yield store
-    store.close()
 
 
 def tell(tx: Transaction) -> int:

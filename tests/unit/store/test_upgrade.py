@@ -26,7 +26,7 @@ from compute_agent.model.operation import Operation, OperationState
 from compute_agent.store import handshakes, host, instances, journal, outbox, schema
 from compute_agent.store.database import Store
 from compute_agent.store.directory import StateDirectory
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 from tests.unit.store import golden
 from tests.unit.store.golden import filling
 
@@ -145,8 +145,7 @@ def test_what_an_upgrade_interrupted_goes_on(state: Path, house: Callable[[], Ho
     live = [msgspec.json.decode(r, type=Operation) for (r,) in rows(state, f"SELECT record {LIVE}")]
     assert {one.state for one in live} == {OperationState.ACCEPTED, OperationState.RUNNING}
     agent = house()
-    for entry in agent.manager.engine.entries:
-        assert entry.ended.wait(30)
+    agent.settle()
     ended = {
         one.operation_id: agent.store.read(lambda tx, one=one: journal.find(tx, one.operation_id))
         for one in live
@@ -175,8 +174,7 @@ def test_an_operation_goes_on_whatever_step_another_release_was_at(
     connection.commit()
     connection.close()
     agent = house()
-    for entry in agent.manager.engine.entries:
-        assert entry.ended.wait(30)
+    agent.settle()
     assert agent.record(filling.SPAWNING).state == "active"
     assert [event.data["verb"] for event in agent.events("operation.succeeded")][-2:] == ["spawn", "reboot"]
 
@@ -244,8 +242,7 @@ def test_a_file_of_a_later_release_that_only_added_is_worked_on(
 ) -> None:
     make(state, schema.VERSION, *of_a_later_release(contract=schema.VERSION, version=version))
     agent = house()
-    for entry in agent.manager.engine.entries:
-        assert entry.ended.wait(30)
+    agent.settle()
     assert agent.record(filling.SPAWNING).state == "active"
     assert agent.do("power_off", instance_uuid=filling.SPAWNING, timeout=0).error is None
     assert agent.question("list_operations", limit=100)["operations"]

@@ -7,17 +7,14 @@ none may keep its data elsewhere. These functions run in native threads.
 """
 
 import os
-import posix
-import stat
 import struct
 
 from compute_agent.model import errors
+from compute_agent.virt.images import qcow2
 from compute_agent.virt.libvirt.volumes import checks
 
 LONGEST = 64
-_MAGIC = b"QFI\xfb"
 _HEAD_BYTES = 65536
-_EXTERNAL_DATA = 1 << 2
 _BACKING_FORMAT = 0xE2792ACA
 
 
@@ -50,17 +47,17 @@ def parse(head: bytes) -> tuple[str, str] | None:
 
     :raises ImageUnsafe: if it is no such file, keeps its data elsewhere, or names a file without its format
     """
-    if len(head) < 104 or not head.startswith(_MAGIC):
-        raise errors.ImageUnsafe("the volume is no qcow2 file")
-    version, offset, size = struct.unpack(">IQI", head[4:20])
-    if version >= 3 and struct.unpack(">Q", head[72:80])[0] & _EXTERNAL_DATA:
-        raise errors.ImageUnsafe("the volume keeps its data in another file")
-    if not offset:
+    try:
+        header = qcow2.parse(head)
+    except qcow2.Malformed as error:
+        raise errors.ImageUnsafe(f"the volume {error}") from None
+    if header.name is None:
         return None
-    if not 0 < size <= 1023 or offset + size > len(head):
+    offset, size = header.name
+    if offset + size > len(head):
         raise errors.ImageUnsafe("the volume names what it stands on in a wrong way")
     name = os.fsdecode(head[offset : offset + size])
-    layer_format = _extensions(head, version).get(_BACKING_FORMAT, b"").decode("ascii", "replace")
+    layer_format = _extensions(head, header.version).get(_BACKING_FORMAT, b"").decode("ascii", "replace")
     if layer_format not in ("raw", "qcow2") or ":" in name or "\0" in name or not name:
         raise errors.ImageUnsafe("the volume stands on something that is no plain file of a known format")
     return name, layer_format
@@ -80,12 +77,8 @@ def _extensions(head: bytes, version: int) -> dict[int, bytes]:
 
 def _head(path: str) -> bytes:
     try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+        return qcow2.read(path, _HEAD_BYTES)
+    except qcow2.Malformed as error:
+        raise errors.ImageUnsafe(f"{path} {error}") from None
     except OSError as error:
         raise errors.VolumeUnavailable(f"{path} can't be read: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(posix.fstat(fd).st_mode):
-            raise errors.ImageUnsafe(f"{path} is no file")
-        return posix.pread(fd, _HEAD_BYTES, 0)
-    finally:
-        posix.close(fd)

@@ -8,7 +8,7 @@ import tempfile
 
 from compute_agent.conf import CONF
 from compute_agent.store.schema import VERSION
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 from tests.unit.store import golden
 from tests.unit.store.golden import filling
 

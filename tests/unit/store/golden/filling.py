@@ -17,7 +17,7 @@ from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation
 from compute_agent.store import handshakes, instances
 from compute_agent.store.handshakes import HandshakeRecord
-from tests.unit.manager.conftest import House
+from tests.unit.house import House
 
 COLD = [(Phase.CONFIRMED, Kind.COLD), (Phase.DISCARDING, Kind.COLD), (Phase.MOVING, Kind.REVERT)]
 SPAWNING = "00000000-0000-4000-8000-0000000000aa"

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent without a broker: manager, engine and state file on the fake driver."""
 
+import json
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from compute_agent.conf import CONF
 from compute_agent.manager import TABLE, questions, reconcile
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.manager.manager import Manager
@@ -19,9 +16,12 @@ from compute_agent.model.event import Event
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Operation
 from compute_agent.operations.acceptance import propose
-from compute_agent.store import instances, journal, outbox
+from compute_agent.store import host, instances, journal, outbox
+from compute_agent.store.database import Store
 from compute_agent.store.directory import StateDirectory
 from compute_agent.virt.fake import FakeDriver
+
+WAIT_S = 30.0
 
 
 class House:
@@ -40,8 +40,8 @@ class House:
         self.manager.external_events = events
         self.manager.observer = Observer(self.manager)
         self.manager.observer.start()
-        self.manager.engine.before_again = self.manager.observer.before_again
-        self.manager.engine.before_end = self.manager.observer.before_end
+        self.manager.engine.hooks.before_again = self.manager.observer.before_again
+        self.manager.engine.hooks.before_end = self.manager.observer.before_end
         self.driver.init_host("node-1")
         reconcile.after_start(self.manager)
         self.manager.engine.recover()
@@ -57,6 +57,26 @@ class House:
         os.close(self.directory._lock)
         self.start()
 
+    def start_after_boot(self) -> None:
+        """Start with a state file that was written in an earlier life of the host."""
+        store = Store(str(self.path / "state" / "state.db"))
+        store.write(lambda tx: host.put(tx, reconcile.BOOT_KEY, "an earlier boot"))
+        store.close()
+        self.start()
+
+    def meanwhile(self, guest: str, power: str, **more: str) -> None:
+        """Let a guest come to this while the agent does not look."""
+        with open(self.path / "ledger", "a") as ledger:
+            ledger.write(json.dumps({"guest": guest, "power": power} | more) + "\n")
+
+    def boot(self, *guests: str) -> None:
+        """Let the host boot, which ends the agent and these guests; the agent has started and settled."""
+        self.store.write(lambda tx: host.put(tx, reconcile.BOOT_KEY, "an earlier boot"))
+        for guest in guests:
+            self.meanwhile(guest, "shutdown", origin="host")
+        self.crash()
+        self.settle()
+
     def ask(self, verb: str, *, context: dict[str, Any] | None = None, **values: Any) -> str:
         operation_id = values.setdefault("operation_id", str(uuid.uuid4()))
         about = {"unique_id": operation_id, "context": context or {}}
@@ -64,13 +84,21 @@ class House:
         return str(operation_id)
 
     def do(self, verb: str, **values: Any) -> Operation:
-        operation_id = self.ask(verb, **values)
+        return self.end_of(self.ask(verb, **values))
+
+    def end_of(self, operation_id: str) -> Operation:
+        """Wait for an operation's end and return its record."""
         for entry in self.manager.engine.entries:
             if entry.operation_id == operation_id:
-                assert entry.ended.wait(10)
+                assert entry.ended.wait(WAIT_S)
         operation = self.store.read(lambda tx: journal.find(tx, operation_id))
         assert operation is not None
         return operation
+
+    def settle(self) -> None:
+        """Wait until all that has been asked so far has ended."""
+        for entry in self.manager.engine.entries:
+            assert entry.ended.wait(WAIT_S)
 
     def spawn(self, **more: Any) -> str:
         made = {
@@ -93,14 +121,3 @@ class House:
         self.store.write(lambda tx: None)
         found = self.store.read(lambda tx: outbox.unsent(tx, 0, 10_000))
         return [event for event in found if kind is None or event.type.value == kind]
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    if not CONF._namespace:
-        CONF([])
-    CONF.set_override("ledger", str(tmp_path / "ledger"), group="fake")
-    house = House(tmp_path)
-    yield house
-    house.stop()
-    CONF.clear_override("ledger", group="fake")
