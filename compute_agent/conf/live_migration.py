@@ -68,7 +68,16 @@ OPTIONS = [
                 default=False,
                 mutable=True,
                 help="Whether a guest may be switched over before its memory is there. Should the network "
-                "fail in this time, the guest is lost and has to be started again.",
+                "fail in this time, the guest stands still until the rest has come; if that does not "
+                "succeed, it is lost and has to be started again.",
+            ),
+            cfg.IntOpt(
+                "live_migration_post_copy_recovery",
+                default=300,
+                min=0,
+                mutable=True,
+                help="Seconds for which a post-copy that broke off is tried to be gone on with, before the "
+                "guest is given up.",
             ),
             cfg.BoolOpt(
                 "live_migration_permit_auto_converge",

@@ -228,6 +228,8 @@ def _received(manager: Manager, job: Job, handshake: Handshake) -> Outcome:
     wanted: arguments.ReceiveMigration = job.arguments
     result: dict[str, Any] = {"moved_from": wanted.source}
     if wanted.kind not in OFF:
+        if handshake.record.error is not None:
+            result["warning"] = f"the guest is off: {handshake.record.error.message}"
         return Outcome(result, follow=True)
     if handshake.record.error is not None:
         result["warning"] = f"the guest was not started: {handshake.record.error.message}"

@@ -29,6 +29,8 @@ ACTION_S = 120.0
 """How long an action of the driver may take before it is tried again, in seconds."""
 LOOK_S = 10.0
 AGAIN_S = 0.5
+REST_S = 10.0
+"""How long the last of a post-copy may take to come to notice when its source is gone, in seconds."""
 
 Given = Callable[[Input], object]
 
@@ -196,6 +198,11 @@ class Source(End):
 
     switch = force_job
 
+    def mend(self) -> None:
+        """Go on with a post-copy that broke off. Whether that helps is seen, not told."""
+        if not self.transferring:
+            self.start()
+
     def resume(self) -> None:
         """Let the guest go on here, if it did before and was left held."""
         seen = self.look()
@@ -241,6 +248,20 @@ class Destination(End):
             block_device_info(instance),
         )
         forget_check(self.manager, self.record.data)  # that of a request which was repeated
+
+    def end(self) -> None:
+        """End what is here, if a part of its memory is missing, which is lost. It can be booted again.
+
+        That nobody at the destination has noticed that nothing comes any more proves nothing: it may hang.
+        """
+        until = time.monotonic() + REST_S
+        while (seen := self.look()) is Fact.PARTIAL and time.monotonic() < until:
+            steps.current().sleep(AGAIN_S)
+        if seen is not Fact.PARTIAL:
+            return
+        self.driver.power_off(self.instance)
+        lost = "the connection broke while the rest of its memory followed, and the source is gone"
+        self.problem = self.problem or errors.MigrationFailed(lost)
 
     def clean(self) -> None:
         """Remove what was made for the guest, and what arrived of it."""

@@ -106,9 +106,13 @@ class Message(enum.StrEnum):
     DISCARD = "discard"
     """destination to source: the cold migration is for good, what is set aside can go"""
     DISCARDED = "discarded"
+    LOST = "rest_is_lost"
+    """source to destination: nothing more comes of a post-copy; one that broke off is not gone on with"""
 
 
-TO_DESTINATION = frozenset({Message.PREPARE, Message.TAKE, Message.CANCEL, Message.QUERY, Message.DISCARDED})
+TO_DESTINATION = frozenset(
+    {Message.PREPARE, Message.TAKE, Message.CANCEL, Message.QUERY, Message.DISCARDED, Message.LOST}
+)
 
 
 class Fact(enum.StrEnum):
@@ -121,13 +125,15 @@ class Fact(enum.StrEnum):
     HELD = "held"
     """complete and paused, no job"""
     SPENT = "spent"
-    """source: a post-copy broke off; this copy can never run again"""
+    """source: a post-copy broke off; this copy can never run again, and has what the other one lacks"""
     MOVED = "moved"
     """source: off, and it is known that this is because all of it was transferred"""
     PART = "set_aside"
     """source, cold: set aside, and not all of it was transferred: that can be gone on with"""
+    PARTIAL = "runs_in_part"
+    """destination: a post-copy was switched over to it, and a part of its memory has not come yet"""
     OFF = "off"
-    """source: off for another reason, or none is known. Destination: it arrived, and is off or broken"""
+    """source: off for another reason, or none is known. Destination: it arrived, and is off"""
     ABSENT = "absent"
     """destination: nothing (complete) has arrived"""
 
@@ -162,9 +168,12 @@ class Do(enum.StrEnum):
     """hold the guest, so that the copying ends"""
     SWITCH = "switch_over"
     """go to post-copy"""
+    MEND = "mend_transfer"
+    """go on with a post-copy that broke off"""
     RESUME = "resume_guest"
     """let the copy here run, if it did before the migration"""
     END = "end_guest"
+    """source: the copy that was given away; destination: one that lacks memory which is lost"""
     CLEAN = "clean_up"
     DISCARD = "remove_aside"
     """source: remove what a cold migration has set aside"""
@@ -201,6 +210,13 @@ class State(NamedTuple):
 Step = tuple[State, tuple[Action, ...]]
 
 WAKING = (Input.TICK, Input.RESTART)
+
+REST: dict[Event, tuple[Action, ...]] = {
+    **dict.fromkeys((Message.ASK, *WAKING), (Message.TAKE, Do.LOOK)),
+    Fact.SPENT: (Do.MEND,),
+    Fact.OFF: (Message.LOST,),
+}
+"""What is done besides at the source of a post-copy that was given away before all of it was over there."""
 
 
 class Protocol:
@@ -298,6 +314,8 @@ class Protocol:
 
     def given(self, state: State, event: Event) -> Step:
         """Until the destination has confirmed; only then is removed what is left here."""
+        if self.kind is Kind.POSTCOPY and event in REST and not state.settled:
+            return state, REST[event]
         if event is Message.TAKEN and not state.settled:
             return state, (Do.END, Do.CLEAN, Do.CONFIRM)
         if event is Message.DISCARD and self.kind is Kind.COLD:  # it has it, whether or not that was heard
@@ -346,7 +364,7 @@ class Protocol:
             return state, (Do.PERSIST, Message.READY)
         if event is Message.QUERY:
             return state, (Do.LOOK,)
-        if event in (Fact.HELD, Fact.RUNS, Fact.OFF):
+        if event in (Fact.HELD, Fact.RUNS, Fact.PARTIAL, Fact.OFF):
             return state, (Message.ARRIVED,)
         if event is Fact.ABSENT:
             return state, (Message.NOTHING,)
@@ -360,6 +378,8 @@ class Protocol:
             return state, (Message.TAKEN,) if event is Message.TAKE else ()
         if event is Input.DONE:
             return State(Phase.OWNER, settled=True), (Do.PERSIST, Message.TAKEN)
+        if event is Message.LOST:
+            return state, (Do.END, Do.RESUME, Do.CONFIRM)
         return state, (Do.RESUME, Do.CONFIRM) if event in WAKING else ()
 
     def confirmed(self, state: State, event: Event) -> Step:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures live migration by the agents beside libvirt's own call for the same guest, in turns.
 
-`python -m tests.lab.measure [--rounds N] [--own-storage]`, as root. A round is there and back by cast, then
-there and back by `migrateToURI3` while the agents are stopped. The guest writes to its disk all the while and
-answers a ping over the bridge. Printed are medians, with the worst in brackets: the whole time, and how long
-the guest was away, by ping and by its own ticks; then the agents' medians as parts of libvirt's. Exit status
-1: the guest had trouble, or lost what it had written.
+`python -m tests.lab.measure [--rounds N] [--own-storage]`, as root. A round is there and back by cast, twice,
+of which the second counts, then there and back by `migrateToURI3` while the agents are stopped. The guest
+writes to its disk all the while and answers a ping over the bridge. Printed are medians, with the worst in
+brackets: the whole time, and how long the guest was away, by ping and by its own ticks; then the agents'
+medians as parts of libvirt's. Exit status 1: the guest had trouble, or lost what it had written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -23,12 +24,15 @@ from tests.rig.agent import Agent
 from tests.rig.hypervisor import bindings
 from tests.rig.lab import Lab
 from tests.rig.labguest import LabGuest
+from tests.rig.linuxguest import Program
 from tests.rig.measure import Watch
 from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
 
 _TCP = {"libvirt": {"live_migration_scheme": "tcp", "live_migration_trust_shared_storage": True}}
 _DEADLINE_S = 300.0
+#: The guest's memory, and how much of it is in use.
+MEMORY_MB, IN_USE_MB = 512, 320
 AGENTS, RAW = "agents", "libvirt alone"
 
 
@@ -63,7 +67,12 @@ class Bench:
         self.shared = shared
         self.agents: list[Agent] = lab.agents(shared=shared, sections=_TCP)
         self.senders = [Sender(lab.transport_url, agent.host) for agent in self.agents]
-        self.guest = LabGuest(lab, self.agents[0].instances_path_inside)
+        self.guest = LabGuest(
+            lab,
+            self.agents[0].instances_path_inside,
+            program=Program(fill_mib=IN_USE_MB),
+            flavor={"vcpus": 1, "memory_mb": MEMORY_MB, "root_gb": 0},
+        )
         receiver.succeeded(self.senders[0].cast("spawn", instance=self.guest.instance), _DEADLINE_S)
         self.guest.wait_up()
 
@@ -88,6 +97,8 @@ class Bench:
     def rounds(self, count: int) -> Iterator[Run]:
         """Both ways, in turns."""
         for _ in range(count):
+            for source, destination in ((0, 1), (1, 0)):  # they have just been started, and ask all anew
+                self.by_cast(source, destination)
             for source, destination in ((0, 1), (1, 0)):
                 yield measured(AGENTS, self.guest, lambda s=source, d=destination: self.by_cast(s, d))  # type: ignore[misc]
             for agent in self.agents:
@@ -96,6 +107,8 @@ class Bench:
                 if not self.shared:
                     self.guest.prepare_raw(self.lab.hosts[source], self.lab.hosts[destination])
                 yield measured(RAW, self.guest, lambda s=source, d=destination: self.by_libvirt(s, d))  # type: ignore[misc]
+                if not self.shared:  # nobody else removes what was copied
+                    shutil.rmtree(self.lab.hosts[source].outside(self.guest.directory))
             for agent in self.agents:
                 agent.start()
 

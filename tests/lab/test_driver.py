@@ -41,7 +41,8 @@ def test_a_guest_arrives_held_and_runs_when_it_is_taken(pair: Callable[..., Pair
     data = prepare(one, other)
     assert data["block_migration"] is not shared and data["is_shared_instance_path"] is shared
     moved = one.call("move", data=data, dest=other.agent.host)
-    assert moved["called"] == ["post"] and moved["status"]["status"] == "completed"
+    assert moved["called"] == ["post"]
+    assert moved["status"]["status"] in ("running", "completed")  # libvirt's own answer may be to come
     assert one.fact(incoming=False) == "moved" and other.fact(incoming=True) == "held"
     assert guest.running_on() == []
     assert other.call("take") == [EVENT_LIFECYCLE_STARTED]

@@ -34,7 +34,7 @@ END_S = 240.0
 BUSY = Program(dirty_mib=32)
 SLOW_MBIT = 24.0
 #: Where the guest's QEMU and the disks' servers listen while it is moved.
-_PORTS = range(49152, 49216)
+PORTS = range(49152, 49216)
 _LISTENS = "0A"
 
 
@@ -184,13 +184,18 @@ class Trial:
     # --- judging ---------------------------------------------------------------------------------------
 
     def settle(
-        self, moved: bool | None = None, *, error: str | None = None, state: str = "active"
+        self,
+        moved: bool | None = None,
+        *,
+        error: str | None = None,
+        state: str = "active",
+        lost: bool = False,
     ) -> Payload:
         """Wait until the newest migration is over at both ends, and judge what came of it.
 
         moved: whether it has to have; None: either. error: the code with which the operation has to end.
-        state: how the instance has to be on record. Returns the event that ended the operation. From then on
-        `here` is where the guest is.
+        state: how the instance has to be on record. lost: its memory is, so that neither it came nor it left.
+        Returns the event that ended the operation. From then on `here` is where the guest is.
         """
         migration = self.migrations[-1]
         end = self.both.receiver.end_of(migration, END_S)
@@ -203,7 +208,7 @@ class Trial:
         wait_until(lambda: not self._unsettled(state), END_S, "one guest at one host", self.evidence)
         if state == "active":
             self.guest.wait_ticks(3, END_S)
-        self._judge_events(migration, has_moved, went_off=state != "active")
+        self._judge_events(migration, has_moved, went_off=state != "active", lost=lost)
         found = [*self.truth.faults(), *self.guest.troubles()]
         assert not found, f"{found}\n{self.evidence()}"
         return end
@@ -273,31 +278,39 @@ class Trial:
             ports=tuple(_open_ports(host)),
         )
 
-    def _judge_events(self, migration: str, moved: bool, went_off: bool) -> None:
+    def _judge_events(self, migration: str, moved: bool, went_off: bool, lost: bool) -> None:
         """Both agents tell the same story, once, and without a gap."""
         receiver = self.both.receiver
         receiver.assert_gapless()
         ends = [event["type"] for event in receiver.of_operation(migration) if event["type"] in ENDS]
         assert len(ends) == 1, ends
         received = str(uuids.uuid5(uuids.UUID(migration), "receive_migration"))
+        if moved:  # told by the other host, whose way to the broker may have been cut just now
+            receiver.end_of(received, END_S)
         ends = [event["type"] for event in receiver.of_operation(received) if event["type"] in ENDS]
         assert ends == ["operation.succeeded"] if moved else ends in ([], ["operation.failed"]), ends
-        self._judge_lifecycle({migration, received}, moved, went_off)
+        if not lost:
+            self._judge_lifecycle({migration, received}, moved, went_off)
 
     def _judge_lifecycle(self, operations: set[str], moved: bool, went_off: bool) -> None:
         """The guest left the one host and is at the other; or it stayed, and nobody heard of it there."""
         went = {(self.destination.host, kind) for kind in ("lifecycle.migration_completed", "removed")}
-        told = [
+        came = {(self.source.host, "lifecycle.started")} if moved else set()
+        allowed = {(self.destination.host, "removed")} if not moved else set()
+        wanted = (came | went) if moved else set()
+        wanted |= {(self.source.host, "lifecycle.crashed")} if went_off else set()
+        wait_until(lambda: wanted <= set(self._lifecycle(operations)), END_S, str(wanted), self.evidence)
+        told = self._lifecycle(operations)
+        assert set(told) - allowed == wanted and len(told) == len(set(told)), told
+
+    def _lifecycle(self, operations: set[str]) -> list[tuple[str, str]]:
+        """Which host told what of the guest's life in the course of these operations."""
+        return [
             (event["host"], event["type"].removeprefix("instance."))
             for event in self.both.receiver.of_instance(self.guest.uuid)
             if event["operation_id"] in operations
             and event["type"].startswith(("instance.lifecycle.", "instance.removed"))
         ]
-        came = {(self.source.host, "lifecycle.started")} if moved else set()
-        allowed = {(self.destination.host, "removed")} if not moved else set()
-        wanted = (came | went) if moved else set()
-        wanted |= {(self.source.host, "lifecycle.crashed")} if went_off else set()
-        assert set(told) - allowed == wanted and len(told) == len(set(told)), told
 
     def judge_disk(self) -> None:
         """Pull the plug: every record that the guest said was on its disk is there, and whole."""
@@ -354,7 +367,7 @@ def _open_ports(host: Host) -> Iterator[int]:
     lines = [line.split() for line in host.tell("cat", "/proc/net/tcp").splitlines()[1:]]
     for words in lines:
         port = int(words[1].rpartition(":")[2], 16)
-        if words[3] == _LISTENS and port in _PORTS:
+        if words[3] == _LISTENS and port in PORTS:
             yield port
 
 

@@ -185,6 +185,6 @@ class LabGuest:
 
 def _image(lab: Lab, program: linuxguest.Program | None) -> pathlib.Path:
     """The image for a program, made once per lab."""
-    name = _IMAGE if program is None else f"{_IMAGE}-{program.tick_ms}-{program.dirty_mib}"
+    name = _IMAGE if program is None else f"{_IMAGE}-{program.tick_ms}-{program.dirty_mib}-{program.fill_mib}"
     path = lab.images.directory / f"{name}.qcow2"
     return path if path.exists() else linuxguest.image(path, program, qcow2=True)

@@ -141,6 +141,12 @@ class Host(Part):
         """End a `cut`."""
         self._switch.mend(self._port)
 
+    def hang_up(self, ports: range) -> None:
+        """Break the TCP connections to and from such ports, at once; both ends' programs are told."""
+        first, last = ports[0], ports[-1]
+        within = [f"( {end} >= :{first} and {end} <= :{last} )" for end in ("sport", "dport")]
+        self.tell(tool("ss", "iproute2"), "-K", "-t", " or ".join(within))
+
     def shape(self, mbit: float) -> None:
         """Let no more than so many Mbit per second leave the host, its guests' packets included."""
         rate = f"{int(mbit * 1000)}kbit"

@@ -48,15 +48,20 @@ SIZE_BYTES = ZONE.offset + ZONE.length
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the guest does besides: a tick every so many ms, and so many MiB of memory always changing."""
+    """What the guest does besides.
+
+    tick_ms: a tick every so often. dirty_mib: memory that is always changing. fill_mib: memory in use.
+    """
 
     tick_ms: int = 100
     dirty_mib: int = 0
+    fill_mib: int = 0
 
     def arguments(self) -> str:
         """The kernel's command line."""
         zone = f"rig.zone={ZONE.offset},{ZONE.length}"
-        return f"{_BASE_ARGUMENTS} {zone} rig.tick={self.tick_ms} rig.dirty={self.dirty_mib}"
+        does = f"rig.tick={self.tick_ms} rig.dirty={self.dirty_mib} rig.fill={self.fill_mib}"
+        return f"{_BASE_ARGUMENTS} {zone} {does}"
 
     def loader(self) -> str:
         """The boot loader's configuration."""

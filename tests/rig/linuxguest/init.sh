@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # Process 1 of the rig's Linux guest: modules, a NIC whose address follows from its MAC, the guest agent, and the witness, which
-# writes to the disk and ticks on the serial port. Kernel arguments: rig.zone=OFFSET,LENGTH rig.tick=MS rig.dirty=MIB
+# writes to the disk and ticks on the serial port. Kernel arguments: rig.zone=OFFSET,LENGTH rig.tick=MS rig.dirty=MIB rig.fill=MIB
 bb=/bin/busybox
 $bb mkdir -p /proc /sys /dev /tmp /var/run /run /etc
 $bb mount -t proc proc /proc
@@ -12,12 +12,13 @@ export PATH=/bin:/sbin
 console=/dev/ttyS0
 say() { echo "init $*" >$console; }
 
-zone=0,0 tick=100 dirty=0
+zone=0,0 tick=100 dirty=0 fill=0
 for word in $(cat /proc/cmdline); do
     case $word in
         rig.zone=*) zone=${word#*=} ;;
         rig.tick=*) tick=${word#*=} ;;
         rig.dirty=*) dirty=${word#*=} ;;
+        rig.fill=*) fill=${word#*=} ;;
     esac
 done
 
@@ -49,6 +50,9 @@ for nic in /sys/class/net/*; do
         *) say "nic $name $mac none" ;;
     esac
 done
+
+# Memory that is in use, and that no compression helps with.
+[ "$fill" -gt 0 ] && head -c "${fill}m" /dev/urandom >/fill
 
 # The witness first: the guest agent may take its time to find its port.
 [ -n "$disk" ] && witness "$disk" "${zone%,*}" "${zone#*,}" "$tick" "$console" "$dirty" &

@@ -195,3 +195,21 @@ class GivesBackInMemoryOnly(Protocol):
 class GivesBackWhatRuns(Protocol):
     def moving(self, state: State, event: Event) -> Step:
         return self.give() if event is Fact.RUNS else super().moving(state, event)
+
+
+@breaks(Kind.POSTCOPY, "never ends")
+class LeavesWhatBrokeOff(Protocol):
+    def given(self, state: State, event: Event) -> Step:
+        return without(super().given(state, event), Do.MEND)
+
+
+@breaks(Kind.POSTCOPY, "never ends")
+class KeepsToItselfThatTheRestIsLost(Protocol):
+    def given(self, state: State, event: Event) -> Step:
+        return without(super().given(state, event), Message.LOST)
+
+
+@breaks(Kind.POSTCOPY, "could be mended")
+class GivesUpWhatCouldBeMended(Protocol):
+    def given(self, state: State, event: Event) -> Step:
+        return (state, (Message.LOST,)) if event is Fact.SPENT else super().given(state, event)

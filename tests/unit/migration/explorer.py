@@ -181,6 +181,8 @@ class Explorer:
             yield self.feed(without, side, Input.DONE)
         elif action is Do.PERSIST:
             yield _put(world, side, rest._replace(durable=rest.now))
+        elif isinstance(action, Do) and self.hypervisors.fails(world.hosts, side, action):
+            yield self.forget(world, side)
         elif isinstance(action, Message):
             yield without if world.parted else without._replace(sent=world.sent | BITS[action])
         else:
@@ -211,6 +213,8 @@ class Explorer:
 
     def usable(self, hosts: Hosts) -> bool:
         if hosts.source in ("runs", "held") or hosts.destination in ("runs", "aside"):
+            return True
+        if hosts[:2] == ("spent", "broken"):
             return True
         aside = self.kind in OFF and hosts.source in ASIDE
         return aside or (hosts.destination == "held" and not hosts.stale)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two hypervisors and the guest between them: what libvirt may do, at its worst, without asking an agent.
 
-The source's copy is ``runs``, ``held``, ``spent`` (a post-copy broke off), ``moved`` (off, and known to be
+The source's copy is ``runs``, ``held``, ``spent`` (a post-copy has begun), ``moved`` (off, and known to be
 transferred), ``off`` or ``gone``; the destination's is ``absent``, ``incoming``, ``held``, ``runs``,
-``broken`` or ``off`` (arrived, and ended since). The job is ``none``, ``transfer``, ``switch`` (the source
-is held), ``finish`` (complete at the destination, and the source has not heard it), ``post`` or ``over``. A
+``broken`` (runs, and lacks memory that does not come) or ``off`` (arrived, and ended since). The job is
+``none``, ``transfer``, ``switch`` (the source is held), ``finish`` (complete at the destination, and the
+source has not heard it), ``post``, ``loose`` (as post, but the source takes it for broken off) or ``over``. A
 guest that is moved cold is ``set_aside`` in ``transfer``, and what is ``held`` at the destination are its
 disks. What is to be gone back to with a revert is ``aside`` there.
 """
@@ -42,12 +43,19 @@ class Hosts(NamedTuple):
     def busy(self) -> bool:
         return self.job in RUNNING_JOBS
 
+    @property
+    def lacks(self) -> bool:
+        """Whether not all of the guest's memory is where it runs."""
+        return self.destination == "broken" or self.job in ("post", "loose")
+
     def fact(self, side: int) -> Fact:
         """What an agent sees that looks."""
         copy = self[side]
         if copy == "incoming" or (side == 0 and self.busy):
             return Fact.BUSY
-        return Fact({"gone": "off", "broken": "off", "aside": "off"}.get(copy, copy))
+        if side == 1 and self.lacks:
+            return Fact.PARTIAL
+        return Fact({"gone": "off", "aside": "off"}.get(copy, copy))
 
     def runs_here(self, **more: object) -> "Hosts":
         return self._replace(source="runs", stale=self.destination != "absent", **more)  # type: ignore[arg-type]
@@ -62,6 +70,10 @@ class Hypervisors:
 
     # --- what agents ask for ----------------------------------------------------------------------
 
+    def fails(self, hosts: Hosts, side: int, action: Do) -> bool:
+        """Whether it can't succeed as it is: nobody says that a guest goes on there before all of it is."""
+        return side == 1 and action is Do.RESUME and hosts.lacks
+
     def act(self, hosts: Hosts, side: int, action: Do, parted: bool) -> Hosts:
         """Do what the agent of a side asks for; what can't be done changes nothing."""
         if action is Do.START and not hosts.busy:
@@ -74,6 +86,10 @@ class Hypervisors:
             return self.resume_source(hosts) if side == 0 else self.resume_destination(hosts)
         if action is Do.DISCARD:
             return self.discard(hosts)
+        if action is Do.MEND and hosts[:2] == ("spent", "broken") and not parted:
+            return hosts._replace(destination="runs", job="post")
+        if action is Do.END and side == 1:
+            return self.end_broken(hosts)
         if action is Do.END or (action is Do.CLEAN and side == 0):
             return hosts if self.kind is Kind.COLD else self.end_source(hosts)
         if action is Do.CLEAN:
@@ -116,9 +132,16 @@ class Hypervisors:
         return hosts._replace(destination="runs", ran=True)
 
     def end_source(self, hosts: Hosts) -> Hosts:
-        if hosts.busy or hosts.source in ("runs", "held"):
+        if hosts.busy or hosts.lacks or hosts.source in ("runs", "held"):
             raise Broken(f"a guest that is needed is ended: {hosts}")
         return hosts._replace(source="gone")
+
+    def end_broken(self, hosts: Hosts) -> Hosts:
+        if hosts.destination != "broken":
+            return hosts
+        if hosts.source == "spent":
+            raise Broken(f"a guest that could be mended is ended: {hosts}")
+        return hosts._replace(destination="off", died=True)
 
     def discard(self, hosts: Hosts) -> Hosts:
         if hosts.source != "gone" and (hosts.source != "moved" or hosts.busy or not hosts.ran):
@@ -146,7 +169,7 @@ class Hypervisors:
             return hosts._replace(destination="held", job="finish")
         if hosts.job == "switch":
             return hosts._replace(destination="runs", job="finish", ran=True)
-        if hosts.job in ("finish", "post"):
+        if hosts.job in ("finish", "post", "loose"):
             return hosts._replace(source="moved", job="over")
         if hosts.destination == "incoming" and not hosts.busy and self.kind not in OFF:
             return hosts._replace(destination="absent")
@@ -176,8 +199,10 @@ class Hypervisors:
         if hosts.job == "finish":  # complete at both ends, and the source has not heard it
             yield hosts.runs_here(job="over")
             yield hosts._replace(source="held", job="over")
-        if hosts.job == "post":
-            yield hosts._replace(destination="broken", job="over", died=True)
+        if hosts.job in ("post", "loose"):
+            yield hosts._replace(destination="broken", job="over")
+        if hosts.job == "post":  # the libvirtd have lost each other, the QEMUs have not
+            yield hosts._replace(job="loose")
 
     def deaths(self, hosts: Hosts) -> Iterator[Hosts]:
         """How a copy may die: its QEMU is killed, or the guest shuts itself down."""
@@ -185,12 +210,18 @@ class Hypervisors:
             return
         if hosts.source in ("runs", "held"):
             yield self.source_dies(hosts)
+        if hosts.source == "spent":
+            yield self.spent_dies(hosts)
         if hosts.destination == "held":
             source = "held" if hosts.job == "finish" else hosts.source
             died = hosts.died or source not in ("runs", "held")
             yield hosts._replace(source=source, destination="off", job="over", died=died)
-        if hosts.destination == "runs":
+        if hosts.destination in ("runs", "broken"):
             yield hosts._replace(destination="off", job="over", died=True)
+
+    def spent_dies(self, hosts: Hosts) -> Hosts:
+        left = "broken" if hosts.lacks else hosts.destination
+        return hosts._replace(source="off", destination=left, job="over", died=True)
 
     def source_dies(self, hosts: Hosts) -> Hosts:
         gone = {"incoming": "absent"}.get(hosts.destination, hosts.destination)
@@ -200,8 +231,8 @@ class Hypervisors:
         """A host loses its power, and forgets what it knew of ended guests. Disks stay."""
         if self.kind in OFF:
             return self.stopped(hosts) if hosts.busy else None
-        if side == 0 and hosts.job == "post":
-            return hosts._replace(source="off", destination="broken", job="over", died=True)
+        if side == 0 and hosts.source == "spent":
+            return self.spent_dies(hosts)
         if side == 0 and hosts.source != "gone":
             return self.source_dies(hosts)
         if side == 1 and hosts.destination in ("held", "runs", "broken", "incoming"):

@@ -2,6 +2,7 @@
 """Live migration at the destination: the checks, the preparations, and what becomes of a guest that came."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ from compute_agent.virt.libvirt.volumes import connect as volumes
 from compute_agent.virt.libvirt.volumes import connection as volumes_of
 
 ARRIVING = storage.ARRIVING
+_REST_S, _REST_LOOK_S = 5.0, 0.1
+"""How long the end of a post-copy is waited for at a time, and how often it is looked at."""
 
 
 class Arriving(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,6 +244,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
 
     def _let_run(self, instance: Instance) -> None:
         uuid = instance.uuid
+        self._await_memory(uuid)
         noted = self._on_disk(files.read_note, self._paths(instance), ARRIVING, Arriving)
         if noted is None or not noted.runs:
             return  # it was paused when it left, or all of this was done before
@@ -250,8 +254,14 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
             fact = self._host.act_guest(uuid, _go_on, expected)
         if fact is Fact.BUSY:
             raise errors.DeviceBusy("libvirt is not done yet with receiving the guest")
-        if fact is Fact.OFF:
-            self._stop_if_there(uuid)  # a post-copy broke off: what is left of it can't go on
+
+    def _await_memory(self, uuid: str) -> None:
+        """Wait for the end of a post-copy; it is there to the end, or is said not to be there yet."""
+        until = time.monotonic() + _REST_S
+        while self._host.ask(look.at_destination, uuid) is Fact.PARTIAL:
+            if time.monotonic() > until:
+                raise errors.DeviceBusy("a part of the guest's memory is still at the source")
+            steps.current().sleep(_REST_LOOK_S)
 
     def rollback_live_migration_at_destination(
         self,
@@ -263,7 +273,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         migrate_data: LiveMigrateData | None = None,
     ) -> None:
         """At the destination: drop what came, which never ran, and what was made for it."""
-        if self._host.ask(look.at_destination, instance.uuid) is Fact.RUNS:
+        if self._host.ask(look.at_destination, instance.uuid) in (Fact.RUNS, Fact.PARTIAL):
             raise errors.InvalidState("the guest runs here")
         self._drop_guest(instance.uuid)
         volumes.disconnect_all(self, instance)

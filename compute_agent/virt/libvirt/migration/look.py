@@ -14,8 +14,15 @@ _ARRIVING = frozenset({libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_P
 _POSTCOPY = frozenset({libvirt.VIR_DOMAIN_PAUSED_POSTCOPY})
 _UP = frozenset({libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_SHUTDOWN})
 _HELD = frozenset({libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED})
-_BROKEN_OFF = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
-"""A part of its memory stayed at the source: it can't go on, at neither end."""
+_ARRIVES_RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY)
+"""The rest of its memory follows."""
+_BROKEN_OFF = frozenset(
+    {
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
+    }
+)
+"""A part of its memory stayed at the source: at neither end it goes on before that has come."""
 
 
 def at_source(connection: libvirt.virConnect, uuid: str) -> Fact:
@@ -27,7 +34,7 @@ def at_source(connection: libvirt.virConnect, uuid: str) -> Fact:
     if state not in _UP | _HELD:
         moved = (state, reason) == (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
         return Fact.MOVED if moved else Fact.OFF
-    if (state, reason) == _BROKEN_OFF:
+    if (state, reason) in _BROKEN_OFF:
         return Fact.SPENT
     if has_job(domain) or (state == libvirt.VIR_DOMAIN_PAUSED and reason in _POSTCOPY):
         return Fact.BUSY
@@ -40,9 +47,11 @@ def at_destination(connection: libvirt.virConnect, uuid: str) -> Fact:
     if domain is None:
         return Fact.ABSENT
     state, reason = domain.state()
+    if (state, reason) == _ARRIVES_RUNNING or (state, reason) in _BROKEN_OFF:
+        return Fact.PARTIAL
     if state in _UP:
         return Fact.RUNS
-    if state not in _HELD or (state, reason) == _BROKEN_OFF:
+    if state not in _HELD:
         return Fact.OFF
     if has_job(domain) or (state == libvirt.VIR_DOMAIN_PAUSED and reason in _ARRIVING):
         return Fact.BUSY

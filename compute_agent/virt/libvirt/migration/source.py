@@ -3,6 +3,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +30,11 @@ LOG = logging.getLogger(__name__)
 _THREADS = 100
 """Each transfer takes one for as long as it lasts; how many there are is the engine's business."""
 _LOOK_S = 0.2
-_SWITCHING_LOOK_S = 0.01
+_SWITCHING_LOOK_S = 0.003
+_ANSWER_S = 10.0
 _TLB_IS_TOLD = 9_000_000
+_QEMU_DOWNTIME_MS = 300
+"""With what QEMU begins when it is told nothing."""
 _SWITCHED = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
 
 
@@ -40,6 +44,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
     def __init__(self, virtapi: VirtAPI) -> None:
         super().__init__(virtapi)
         self._transfers: dict[str, Transfer] = {}
+        self._patience: dict[str, float] = {}
         self._transfer_threads = concurrency.NativePool("libvirt-migration", _THREADS)
         self._transfer_connections = Connections(CONF.libvirt.connection_uri)
         self._relay.also = self._hear
@@ -126,7 +131,8 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         block_migration: bool = False,
         migrate_data: LiveMigrateData | None = None,
     ) -> None:
-        """Move a running guest to ``dest``, where it arrives held. Goes on with a transfer under way."""
+        """Move a running guest to ``dest``, where it arrives held. Goes on with a transfer under way, also
+        with a post-copy that broke off."""
         arguments = (context, instance, dest, block_migration, migrate_data)
         try:
             self._move(instance, migrate_data)
@@ -144,10 +150,13 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         if data is None:
             raise errors.InvalidArguments("the migration has not been checked")
         uuid = instance.uuid
-        current = self._transfers[uuid] = Transfer(self._downtimes(instance, data))
+        current = self._transfers[uuid] = Transfer(self._downtimes(instance, data), bool(data.post_copy))
         fact = self.see_migration(instance, at_source=True)
         if fact in (Fact.RUNS, Fact.HELD):
-            self._begin(instance, data, current)
+            found = self._host.act_guest(instance.uuid, transfer.definitions)
+            self._begin(uuid, found.name, transfer.plan(found, self._instances_path, data), current)
+        elif fact is Fact.SPENT and not self._is_given_up(instance, current):
+            self._begin(uuid, self._host.ask_guest(uuid, _name), transfer.mending(data), current)
         self._follow(instance, current)
         fact = self._settled(instance)
         if not current.called or current.ended.is_set():
@@ -168,20 +177,21 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             return []
         delay = options.live_migration_downtime_delay * max(1.0, instance.flavor.memory_mb / 1024)
         last = data.max_downtime_ms or options.live_migration_downtime
-        return transfer.downtimes(last, self._downtime_steps(), delay)
+        if self._misses_writes():
+            return transfer.downtimes(last, 2, delay, _QEMU_DOWNTIME_MS)
+        return transfer.downtimes(last, options.live_migration_downtime_steps, delay)
 
-    def _downtime_steps(self) -> int:
-        """One for an emulated processor: QEMU before 9.0 misses some of the writes of one that runs on while
-        its memory is copied once more (its TLB is not told), and small limits make for more such rounds."""
-        if self._facts().virt_type == "qemu" and self._host.ask(_qemu_version) < _TLB_IS_TOLD:
-            return 1
-        return int(CONF.libvirt.live_migration_downtime_steps)
+    def _misses_writes(self) -> bool:
+        """Return whether it is an emulated processor of a QEMU before 9.0.
 
-    def _begin(self, instance: Instance, data: LiveMigrateData, current: Transfer) -> None:
-        found = self._host.act_guest(instance.uuid, transfer.definitions)
-        wanted = transfer.plan(found, self._instances_path, data)
-        current.name, current.called = found.name, True
-        concurrency.spawn(self._call, instance.uuid, wanted, current)
+        That misses some of the writes of a guest that runs on while its memory is copied once more (its TLB
+        is not told), and smaller limits than QEMU's own make for more such rounds.
+        """
+        return self._facts().virt_type == "qemu" and self._host.ask(_qemu_version) < _TLB_IS_TOLD
+
+    def _begin(self, uuid: str, name: str, wanted: transfer.Plan, current: Transfer) -> None:
+        current.name, current.called = name, True
+        concurrency.spawn(self._call, uuid, wanted, current)
 
     def _call(self, uuid: str, wanted: transfer.Plan, current: Transfer) -> None:
         """Have libvirt move the guest; it takes as long as it takes."""
@@ -228,9 +238,28 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
 
         The answer comes late, when QEMU is gone; that the guest was handed over can be seen before.
         """
+        if current.called and (current.ended.is_set() or self._is_handed_over(instance.uuid)):
+            return True
         if current.called:
-            return current.ended.is_set() or self._is_handed_over(instance.uuid)
+            return current.post_copy and self._is_given_up(instance, current)
         return self.see_migration(instance, at_source=True) is not Fact.BUSY
+
+    def _is_given_up(self, instance: Instance, current: Transfer) -> bool:
+        """Return whether nothing more comes of a post-copy: what is here is gone, or counts as that.
+
+        Then the answer is not waited for. It may wait for the destination, which hangs until it is told.
+        """
+        current.given_up = self.see_migration(instance, at_source=True) is Fact.OFF
+        return current.given_up
+
+    def _patience_is_over(self, uuid: str) -> bool:
+        """Return whether a post-copy has been broken off for too long.
+
+        QEMU at the destination may hang, in wait for the very memory that it is to be told of. It has to be
+        ended before what is here is: libvirt 9 keeps the job for ever if this end goes while it is mended.
+        """
+        patience = CONF.libvirt.live_migration_post_copy_recovery
+        return time.monotonic() >= self._patience.setdefault(uuid, time.monotonic() + patience)
 
     def _is_handed_over(self, uuid: str) -> bool:
         """Return whether the end of a transfer is certain before libvirt answers, which takes it a while."""
@@ -241,10 +270,14 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         return current.handed_over
 
     def see_migration(self, instance: Instance, at_source: bool) -> Fact:
-        """As at both ends. While libvirt ends what it has handed over it is not asked: it'd not answer."""
+        """As at both ends. While libvirt ends what it has handed over it is not asked: it'd not answer.
+
+        What stays behind of a post-copy that was given up counts as gone.
+        """
         if at_source and self._is_handed_over(instance.uuid):
             return Fact.MOVED
-        return super().see_migration(instance, at_source)
+        fact = super().see_migration(instance, at_source)
+        return Fact.OFF if fact is Fact.SPENT and self._patience_is_over(instance.uuid) else fact
 
     def _watch(self, uuid: str, current: Transfer) -> None:
         """Take down the progress and let the downtime grow. What can't be asked now is asked later."""
@@ -304,27 +337,33 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
 
         Only after the destination has taken the guest: whatever is here then never runs again.
         """
-        fact = self.see_migration(instance, at_source=True)
-        if fact in (Fact.HELD, Fact.SPENT):
-            self._stop_if_there(instance.uuid)
         self._await_answer(instance.uuid)
+        if super().see_migration(instance, at_source=True) in (Fact.HELD, Fact.SPENT):
+            self._stop_if_there(instance.uuid)
         if not self._is_off(instance.uuid):
             raise errors.InvalidState("the guest runs here: it was not given away")
+        self._patience.pop(instance.uuid, None)
         self._undefine(instance.uuid)
         volumes.disconnect_all(self, instance)
         if migrate_data is None or not migrate_data.is_shared_instance_path:
             self.delete_instance_files(instance)
 
     def _await_answer(self, uuid: str) -> None:
-        """Wait until libvirt is done with a guest that it has handed over."""
-        current = self._transfers.get(uuid)
+        """Wait until libvirt is done with a guest that it has handed over; a while if it was given up."""
+        current, until = self._transfers.get(uuid), time.monotonic() + _ANSWER_S
         while current is not None and current.called and not current.ended.is_set():
+            if current.given_up and time.monotonic() > until:
+                break
             steps.current().wait(current.ended, _LOOK_S)
 
     def post_live_migration_at_source(
         self, context: Context, instance: Instance, network_info: NetworkInfo
     ) -> None:
         """Nothing is left to do: a tap device goes with its QEMU."""
+
+
+def _name(domain: libvirt.virDomain) -> str:
+    return str(domain.name())
 
 
 def _qemu_version(connection: libvirt.virConnect) -> int:

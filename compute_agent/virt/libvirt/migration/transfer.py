@@ -82,6 +82,16 @@ def plan(found: Definitions, instances_path: str, data: LiveMigrateData) -> Plan
     return Plan(f"qemu+{options.live_migration_scheme}://{_bracketed(to.address)}/system", flags, parameters)
 
 
+def mending(data: LiveMigrateData) -> Plan:
+    """Return how a post-copy that broke off is gone on with. Pure, but for the configuration."""
+    address, options = _bracketed(details.destination(data).address), CONF.libvirt
+    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PERSIST_DEST
+    flags |= libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
+    flags |= libvirt.VIR_MIGRATE_TLS if options.live_migration_with_native_tls else 0
+    parameters = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{address}"}
+    return Plan(f"qemu+{options.live_migration_scheme}://{address}/system", flags, parameters)
+
+
 def _parameters(
     found: Definitions, instances_path: str, data: LiveMigrateData, flags: int, moved: list[str]
 ) -> Iterator[tuple[str, Any]]:
@@ -169,13 +179,17 @@ def force(domain: libvirt.virDomain) -> None:
             domain.suspend()
 
 
-def downtimes(last_ms: int, steps: int, delay_s: float) -> list[tuple[float, int]]:
+def downtimes(
+    last_ms: int, steps: int, delay_s: float, first_ms: int | None = None
+) -> list[tuple[float, int]]:
     """Return when, in seconds from the start, which downtime becomes the limit.
 
     It begins small and grows faster and faster, so that a guest that is idle is held shortly, and one that is
     busy gets there at all.
+
+    :param first_ms: with what it begins, in milliseconds; a part of the last one if it is not said
     """
-    first = max(1, last_ms // _FIRST_DOWNTIME_SHARE)
+    first = first_ms or max(1, last_ms // _FIRST_DOWNTIME_SHARE)
     if steps < 2 or last_ms <= first:
         return [(0.0, last_ms)]
     factor = (last_ms / first) ** (1 / (steps - 1))
@@ -186,16 +200,19 @@ class Transfer:
     """One transfer at its source, as far as this agent follows it.
 
     :ivar called: whether it was begun here; then ``ended`` is set when libvirt's answer came
+    :ivar given_up: whether nothing more is expected of it
     :ivar switching: whether the guest was stopped here, so that each look counts as time that it is away
     :ivar handed_over: whether it is certain already that it goes on elsewhere; that stays so
     :ivar news: set when there is something to look at
     """
 
-    def __init__(self, steps: list[tuple[float, int]]) -> None:
+    def __init__(self, steps: list[tuple[float, int]], post_copy: bool = False) -> None:
         self.status = MigrationStatus(status="preparing")
         self.ended = concurrency.Event()
         self.news = concurrency.Event()
         self.called = False
+        self.post_copy = post_copy
+        self.given_up = False
         self.name = ""
         self.switching = False
         self.handed_over = False

@@ -19,6 +19,8 @@ ARRIVING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 PAUSED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
 POSTCOPY = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
 BROKEN_OFF = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
+REST_FOLLOWS = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY)
+REST_DOES_NOT_FOLLOW = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED)
 
 
 def _connection(state: tuple[int, int], *, job: bool = False) -> mock.Mock:
@@ -57,7 +59,9 @@ def test_at_the_source(state: tuple[int, int], job: bool, fact: Fact) -> None:
         (ARRIVING, False, Fact.BUSY),
         (PAUSED, True, Fact.BUSY),
         (PAUSED, False, Fact.HELD),
-        (BROKEN_OFF, True, Fact.OFF),
+        (BROKEN_OFF, True, Fact.PARTIAL),
+        (REST_FOLLOWS, False, Fact.PARTIAL),
+        (REST_DOES_NOT_FOLLOW, False, Fact.PARTIAL),
         (CRASHED, False, Fact.OFF),
     ],
 )

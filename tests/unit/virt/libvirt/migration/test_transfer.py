@@ -57,6 +57,14 @@ def test_a_guest_arrives_held_permanent_and_stays_defined_here() -> None:
     assert plan.parameters == {"migrate_uri": "tcp://10.0.0.2"}
 
 
+def test_a_post_copy_that_broke_off_is_gone_on_with_as_it_was_begun_and_as_fast_as_it_goes() -> None:
+    said = details.Details(destination=_to(), source=details.Source(runs=True))
+    plan = transfer.mending(details.write(LiveMigrateData(instance_uuid=UUID, post_copy=True), said))
+    for flag in ("LIVE", "PEER2PEER", "PERSIST_DEST", "POSTCOPY", "POSTCOPY_RESUME"):
+        assert plan.flags & getattr(libvirt, f"VIR_MIGRATE_{flag}"), flag
+    assert plan.parameters == {"migrate_uri": "tcp://10.0.0.2"}
+
+
 def test_disks_of_the_sources_own_are_copied_by_name() -> None:
     plan = _plan(block_migration=True)
     assert plan.flags & libvirt.VIR_MIGRATE_NON_SHARED_DISK
@@ -148,6 +156,8 @@ def test_the_downtime_grows_to_its_limit() -> None:
     assert steps[0][1] == 50 and steps[-1][1] == 500
     assert sorted(steps) == steps
     assert transfer.downtimes(500, 1, 10.0) == [(0.0, 500)]
+    assert transfer.downtimes(500, 2, 10.0, first_ms=300) == [(0.0, 300), (10.0, 500)]
+    assert transfer.downtimes(200, 2, 10.0, first_ms=300) == [(0.0, 200)]
 
 
 def test_progress_is_what_libvirt_counts() -> None:
