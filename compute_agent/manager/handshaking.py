@@ -16,7 +16,7 @@ from compute_agent.model import errors
 from compute_agent.model.arguments import ReceiveMigration
 from compute_agent.model.handshake import TO_DESTINATION, Event, Input, Kind, Message, Phase
 from compute_agent.model.operation import Origin
-from compute_agent.model.peer import Check, PeerMessage
+from compute_agent.model.peer import PROTOCOL, Check, PeerMessage
 from compute_agent.operations import acceptance
 from compute_agent.store import handshakes, journal
 from compute_agent.store.handshakes import HandshakeRecord
@@ -144,6 +144,7 @@ class Handshaking:
     def _check(self, heard: PeerMessage) -> None:
         """See whether a guest may come. Nothing of it is kept: it is asked again if the answer is lost."""
         try:
+            _check_protocol(heard)
             asked = msgspec.convert(_receiving(heard), ReceiveMigration)
             payload = {"data": ends.check_destination(self.manager, asked)}
         except msgspec.ValidationError as error:
@@ -214,6 +215,18 @@ class Handshaking:
     def _decline(self, heard: PeerMessage, refusal: errors.Error | None) -> None:
         payload = {"error": msgspec.to_builtins(refusal)} if refusal is not None else {}
         self.tell(heard.sender, heard, message=Message.DECLINED, payload=payload)
+
+
+def _check_protocol(heard: PeerMessage) -> None:
+    """Begin nothing with an agent of another release's handshake; what was begun before goes on.
+
+    :raises MigrationRefused: if it is of another
+    """
+    if heard.protocol != PROTOCOL:
+        raise errors.MigrationRefused(
+            f"the agent of {heard.sender} migrates by version {heard.protocol}, this host's by {PROTOCOL}",
+            hint="bring both agents to one release",
+        )
 
 
 def receiving_id(migration_id: str) -> str:

@@ -12,6 +12,9 @@ from compute_agent.model.handshake import Message
 METHOD = "migration_message"
 """What such a message is called on the wire. It is cast, may be lost, and is told until it is answered."""
 
+PROTOCOL = 1
+"""The version of the handshake and its messages. Agents of different ones begin nothing with each other."""
+
 
 class Check(enum.StrEnum):
     """What comes before a handshake: nothing is promised, and nothing stays but marks on disks."""
@@ -23,9 +26,9 @@ class Check(enum.StrEnum):
 class PeerMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One message: of a handshake, or of what comes before it.
 
-    ``payload``: with ``check`` and ``prepare`` what is to come (see :class:`ReceiveMigration`); what the
-    drivers agree on so far (``data``) with ``checked``, ``prepare``, ``ready`` and ``cancel``; why not
-    (``error``) with ``checked`` and ``declined``.
+    ``protocol``: that of the sender. ``payload``: with ``check`` and ``prepare`` what is to come (see
+    :class:`ReceiveMigration`); what the drivers agree on so far (``data``) with ``checked``, ``prepare``,
+    ``ready`` and ``cancel``; why not (``error``) with ``checked`` and ``declined``.
     """
 
     migration_id: Uuid
@@ -33,4 +36,5 @@ class PeerMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     message: Message | None = None
     check: Check | None = None
     sender: HostName
+    protocol: int = PROTOCOL
     payload: dict[str, Any] = {}

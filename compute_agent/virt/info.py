@@ -55,8 +55,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
     """Something at the hypervisor or on its disks that no record accounts for.
 
-    ``kind`` is ``domain``, ``directory``, ``file``, ``filter`` or ``interface``; ``id`` is what
-    :meth:`destroy_orphan` takes.
+    ``kind`` is ``domain``, ``directory``, ``aside`` (set aside by a cold migration), ``file``, ``filter`` or
+    ``interface``; ``id`` is what :meth:`destroy_orphan` takes.
     """
 
     kind: str

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tests.bench import daemon, machine, messaging, report, spawning
+from tests.bench import daemon, machine, messaging, report, spawning, transport
 from tests.bench.figures import Result
 from tests.bench.parts import Parts
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[Parts, bool], list[Result]]] = {
     "fake": messaging.one_by_one,
     "burst": messaging.burst,
     "daemon": daemon.start_and_end,
+    "transport": transport.throughput,
 }
 
 

@@ -11,10 +11,11 @@ from compute_agent.model import errors
 from compute_agent.model.states import PowerState
 from compute_agent.virt.info import Description, Orphan
 from compute_agent.virt.libvirt import fencing, guest, metadata, rescue
+from compute_agent.virt.libvirt.coldmigration import aside
 from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
 from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
 
-_ORPHAN_ID = re.compile(r"(domain|directory):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_ORPHAN_ID = re.compile(r"(domain|directory|aside):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _REMOVED = "_del"
 
 
@@ -41,7 +42,10 @@ class LibvirtOrphans(LibvirtLifecycle):
         )
 
     def list_orphans(self, known: Collection[str] = ()) -> list[Orphan]:
-        """Return domains and instance directories of none of ``known``. Another host's are no orphans."""
+        """Return domains, directories, and what cold migrations have set aside, of none of ``known``.
+
+        Another host's are no orphans.
+        """
         domains = {seen.uuid: seen for seen in self._host.ask(guest.see_all)}
         made = [
             Orphan(kind="domain", id=f"domain:{seen.uuid}", detail=f"{seen.name}, {seen.state.name.lower()}")
@@ -50,10 +54,13 @@ class LibvirtOrphans(LibvirtLifecycle):
         ]
         for uuid, detail in self._on_disk(_directories, self._instances_path, known):
             made.append(Orphan(kind="directory", id=f"directory:{uuid}", detail=detail))
+        for uuid, detail in self._on_disk(_set_aside, self._instances_path, known):
+            made.append(Orphan(kind="aside", id=f"aside:{uuid}", detail=detail))
         return made
 
     def destroy_orphan(self, orphan_id: str) -> None:
-        """Remove a domain (its disks stay, as a directory), or a directory that no domain goes with.
+        """Remove a domain (its disks stay, as a directory), a directory that no domain goes with, or what a
+        cold migration has set aside.
 
         :raises InvalidArguments: if it is not an id that :meth:`list_orphans` gives
         :raises InvalidState: if a directory's domain is still there
@@ -66,6 +73,9 @@ class LibvirtOrphans(LibvirtLifecycle):
         if kind == "domain":
             self._stop_if_there(uuid)
             self._undefine(uuid)
+            return
+        if kind == "aside":
+            self._on_disk(aside.remove, InstancePaths(self._instances_path, uuid))
             return
         if self._power_state(uuid) is not None:
             raise errors.InvalidState(
@@ -88,3 +98,9 @@ def _directories(instances_path: str, known: Collection[str]) -> list[tuple[str,
     unknown = sorted(name for name in names if is_instance_directory(name) and name not in known)
     found = [(uuid, InstancePaths(instances_path, uuid)) for uuid in unknown]
     return [(uuid, paths.directory) for uuid, paths in found if not fencing.is_anothers(paths)]
+
+
+def _set_aside(instances_path: str, known: Collection[str]) -> list[tuple[str, str]]:
+    """Return what this host has set aside of none of ``known``, by uuid. In a native thread."""
+    found = [InstancePaths(instances_path, uuid) for uuid in aside.every(instances_path)]
+    return [(paths.uuid, aside.directory(paths)) for paths in found if paths.uuid not in known]

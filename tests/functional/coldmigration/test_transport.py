@@ -18,10 +18,10 @@ from compute_agent import concurrency, failpoints, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.virt.libvirt.coldmigration import processes, sending, transit
-from tests.functional.coldmigration import ends as rig
-from tests.functional.coldmigration.ends import MIB, Ends
 from tests.rig import scratch
+from tests.rig import transferends as rig
 from tests.rig.process import wait_until
+from tests.rig.transferends import MIB, Ends
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -118,6 +118,19 @@ def test_what_no_record_accounts_for_is_listed(watched: Watched) -> None:
     watched.driver.destroy_orphan(f"directory:{stray}")
 
 
+def test_what_a_cold_migration_set_aside_and_nobody_knows_of_goes_when_named(watched: Watched) -> None:
+    known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
+    ours, anothers = f"{unknown}_resize.{CONF.host_name}", f"{unknown}_resize.another"
+    for name in (ours, anothers, f"{known}_resize.{CONF.host_name}", f"..{ours}"):
+        (watched.hypervisor.instances_path / name / "files").mkdir(parents=True)
+    found = [orphan for orphan in watched.driver.list_orphans({known}) if orphan.kind == "aside"]
+    assert [orphan.id for orphan in found] == [f"aside:{unknown}"]
+    for _ in range(2):
+        watched.driver.destroy_orphan(f"aside:{unknown}")
+    left = {path.name for path in watched.hypervisor.instances_path.iterdir()}
+    assert ours not in left and anothers in left
+
+
 def test_an_orphan_goes_when_it_is_named(watched: Watched) -> None:
     instance = watched.spawned()
     with pytest.raises(errors.InvalidState):
@@ -129,7 +142,7 @@ def test_an_orphan_goes_when_it_is_named(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize(
-    "orphan", ["", "domain:", "directory:..", "directory:_base", "directory:../../etc", "file:/etc/passwd"]
+    "orphan", ["", "domain:", "directory:..", "directory:_base", "aside:../../etc", "file:/etc/passwd"]
 )
 def test_what_is_no_orphans_id_is_refused(watched: Watched, orphan: str) -> None:
     with pytest.raises(errors.InvalidArguments):

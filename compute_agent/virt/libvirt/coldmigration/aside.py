@@ -18,7 +18,7 @@ from compute_agent.model import errors
 from compute_agent.virt.images.part import disk_error, sync_directory
 from compute_agent.virt.libvirt import files
 from compute_agent.virt.libvirt.coldmigration import transit
-from compute_agent.virt.libvirt.paths import InstancePaths, safe_join
+from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory, safe_join
 
 NOTE, SENT, FILES = "guest", "sent", "files"
 
@@ -50,6 +50,17 @@ def directory(paths: InstancePaths, host: str | None = None) -> str:
     :raises InvalidArguments: if that is no name for a file
     """
     return safe_join(paths.instances_path, f"{paths.uuid}_resize.{host or CONF.host_name}")
+
+
+def every(instances_path: str) -> list[str]:
+    """Return the uuids of the instances of which this host has set something aside, in order."""
+    ending = f"_resize.{CONF.host_name}"
+    try:
+        names = os.listdir(instances_path)
+    except FileNotFoundError:
+        return []
+    uuids = (name.removesuffix(ending) for name in names if name.endswith(ending))
+    return sorted(uuid for uuid in uuids if is_instance_directory(uuid))
 
 
 def moved_files(paths: InstancePaths) -> str:

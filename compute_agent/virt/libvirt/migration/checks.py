@@ -59,6 +59,18 @@ def same_kind(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         )
 
 
+def libvirt_fits(here: int, there: int) -> None:
+    """Hold this host's libvirt against the destination's, as libvirt's numbers.
+
+    :raises MigrationRefused: if that is older, or unknown: it may not know what the guest's XML says
+    """
+    if here // 1000 > there // 1000:  # what differs in the last number is the same language
+        raise errors.MigrationRefused(
+            f"libvirt of the destination is {version(there)}, here it is {version(here)}",
+            hint="bring the destination up to date first",
+        )
+
+
 def _architecture(info: Mapping[str, Any]) -> str:
     cpu = info.get("cpu_info")
     return str(cpu.get("arch")) if isinstance(cpu, Mapping) else "unknown"

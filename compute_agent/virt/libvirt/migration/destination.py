@@ -96,6 +96,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
             mark=self._on_disk(storage.leave_mark, self._instances_path),
             free_bytes=self._on_disk(room.disk, self._instances_path).free,
             listen={kind: address for kind, address in listen.items() if address},  # type: ignore[misc]
+            libvirt=self._host.ask(look.libvirt_version),
         )
 
     def cleanup_live_migration_destination_check(

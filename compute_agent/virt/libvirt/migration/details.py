@@ -65,6 +65,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     :param bridges: by the address of each VIF, as soon as it is prepared
     :param listen: of its graphical consoles
     :param volumes: by id, where it finds each, as libvirt's XML of a disk; as soon as it is prepared
+    :param libvirt: its version, as libvirt's number
     """
 
     address: Address
@@ -74,6 +75,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     bridges: dict[MacAddress, InterfaceName] = {}
     listen: dict[Literal["vnc", "spice"], Address] = {}
     volumes: dict[VolumeId, Annotated[str, Meta(max_length=16384)]] = {}
+    libvirt: int = 0
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,6 +58,11 @@ def at_destination(connection: libvirt.virConnect, uuid: str) -> Fact:
     return Fact.HELD
 
 
+def libvirt_version(connection: libvirt.virConnect) -> int:
+    """Return the version of libvirtd, as libvirt's number."""
+    return int(connection.getLibVersion())
+
+
 def find(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
     """Return the domain; None if there is none."""
     try:

@@ -18,7 +18,7 @@ from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkIn
 from compute_agent.virt.info import LiveMigrateData, MigrationStatus
 from compute_agent.virt.libvirt import faults
 from compute_agent.virt.libvirt.connection import Connections, RawEvent
-from compute_agent.virt.libvirt.migration import checks, details, guestxml, handover, storage, transfer
+from compute_agent.virt.libvirt.migration import checks, details, guestxml, handover, look, storage, transfer
 from compute_agent.virt.libvirt.migration.base import LibvirtMigrationBase
 from compute_agent.virt.libvirt.migration.details import Details, MovedDisk, Source
 from compute_agent.virt.libvirt.migration.transfer import Transfer
@@ -63,6 +63,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         to = details.destination(data)
         with checks.refusing():
             checks.policy(data)
+            checks.libvirt_fits(self._host.ask(look.libvirt_version), to.libvirt)
             root = self._movable(instance)
             disks = self._own_disks(instance, root)
             data.is_shared_instance_path = self._on_disk(storage.sees_mark, self._instances_path, to.mark)

@@ -55,6 +55,17 @@ def test_hosts_that_do_not_fit_are_refused(there: dict[str, Any]) -> None:
         checks.same_kind(there, _host())
 
 
+@pytest.mark.parametrize("there", [9_000_000, 9_000_003, 10_001_000], ids=["same", "fixes only", "newer"])
+def test_a_libvirt_that_is_not_older_is_let_pass(there: int) -> None:
+    checks.libvirt_fits(9_000_002, there)
+
+
+@pytest.mark.parametrize("there", [8_010_000, 0], ids=["older", "unknown"])
+def test_a_libvirt_that_may_not_understand_the_guest_is_refused(there: int) -> None:
+    with pytest.raises(errors.MigrationRefused, match="libvirt of the destination"):
+        checks.libvirt_fits(9_000_002, there)
+
+
 @pytest.mark.parametrize(
     ("asked", "shared", "disks", "copied"),
     [
