@@ -17,7 +17,7 @@ from compute_agent.model import clock, decode, errors, secrets
 from compute_agent.model.arguments import Arguments, ReceiveMigration
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
-from compute_agent.model.operation import Operation, OperationState, Timing
+from compute_agent.model.operation import Lane, Operation, OperationState, Timing
 from compute_agent.model.states import FOLLOWED, SETTLED, InstanceState, PowerState, change, follow
 from compute_agent.operations import telling
 from compute_agent.operations.verbs import OnFailure, Outcome, Recovery, Verb
@@ -213,7 +213,8 @@ def end(
         step=error.step if error else None,
         timing=timing or operation.timing,
     )
-    if began and operation.instance_uuid:
+    if began and operation.instance_uuid and verb.lane is not Lane.CONTROL:
+        # What a control verb speaks to is still at work on the instance: its record is that one's.
         _settle(tx, verb, operation, error, outcome, left)
     journal.update(tx, operation)
     telling.tell_end(tx, operation)

@@ -93,7 +93,7 @@ def test_killed_at_every_point_of_giving_a_migration_up(
 
 # --- post-copy: the guest may run at the destination before the source has heard of it ---------------------
 
-SWITCHING = [*_around(("switching",)), *_done(("switch_over",))]
+SWITCHING = [*_around(("switching", "given", "given.settled")), *_done(("switch_over", "take", "confirm"))]
 _POST_COPY = {**TCP, "libvirt": {**TCP["libvirt"], "live_migration_permit_post_copy": True}}
 
 

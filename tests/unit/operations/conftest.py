@@ -71,6 +71,9 @@ class Rig:
             "cancel_operation": Verb(
                 "cancel_operation", self.stage.perform("cancel_operation"), lane=Lane.CONTROL
             ),
+            "external_event": Verb(
+                "external_event", self.stage.perform("external_event"), lane=Lane.CONTROL, optional=True
+            ),
         }
         self.stage.acts["destroy"] = lambda job: Outcome(gone=True)
         self.stage.acts["spawn"] = lambda job: Outcome(state=S.ACTIVE)

@@ -174,6 +174,30 @@ def test_operations_of_one_instance_run_one_after_another_in_order(rig: Rig) -> 
     assert [line.split()[0] for line in rig.stage.log if "destroy" not in line] == ["spawn", "pause"]
 
 
+@pytest.mark.parametrize("error", [None, errors.InvalidState("not now")], ids=["succeeds", "fails"])
+def test_what_speaks_to_an_operation_leaves_the_instance_to_that(
+    rig: Rig, error: errors.ComputeError | None
+) -> None:
+    gate = concurrency.Event()
+
+    def speak(job: Job) -> Outcome:
+        if error is not None:
+            raise error
+        return Outcome()
+
+    rig.stage.acts["spawn"] = lambda job: (gate.wait(5), Outcome(state=S.ACTIVE))[1]
+    rig.stage.acts["external_event"] = speak
+    spawn = rig.ask("spawn", instance=instance())
+    while rig.state(UUID) is not S.BUILDING:
+        concurrency.sleep(0)
+    spoken = rig.do("external_event", instance_uuid=UUID, name="network-vif-plugged")
+    assert (spoken.state is O.SUCCEEDED) is (error is None)
+    assert rig.state(UUID) is S.BUILDING and "instance.updated" not in rig.told(spoken)
+    gate.set()
+    rig.end_of(spawn)
+    assert rig.state(UUID) is S.ACTIVE
+
+
 def test_no_more_builds_run_than_the_limit_lets(rig: Rig) -> None:
     running, most = 0, 0
     gate = concurrency.Event()
