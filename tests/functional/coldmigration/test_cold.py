@@ -6,10 +6,12 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
+from compute_agent.model.instance import SecurityGroup
 from compute_agent.model.states import PowerState
 from tests.functional.coldmigration.hosts import Migration, Pair, copies, differs, files_of, write
 
@@ -116,6 +118,9 @@ def test_what_can_not_be_is_refused_before_anything_is_touched(pair: Callable[..
         with pytest.raises(errors.MigrationRefused, match=why):
             moved.check()
         assert moved.fact() == "runs"
+    ruled = msgspec.structs.replace(instance, security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
+    with pytest.raises(errors.MigrationRefused, match="security_groups"):  # nobody could put them in place
+        Migration(both, ruled, instance.flavor).check()
     assert both.other.left_of(instance) == []
 
 

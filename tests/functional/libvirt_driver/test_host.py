@@ -5,12 +5,14 @@ import os
 import pathlib
 import uuid
 
+import msgspec
 import pytest
 
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
+from compute_agent.model.instance import SecurityGroup
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from tests.functional.libvirt_driver.conftest import Watched
@@ -139,6 +141,15 @@ def test_an_orphan_goes_when_it_is_named(watched: Watched) -> None:
         watched.driver.destroy_orphan(orphan)
         watched.driver.destroy_orphan(orphan)
     assert watched.left_of(instance) == []
+
+
+def test_a_description_with_what_is_not_offered_is_refused(watched: Watched) -> None:
+    instance = watched.spawned()
+    ruled = msgspec.structs.replace(instance, security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
+    with pytest.raises(errors.UnsupportedOperation, match="security_groups"):
+        watched.driver.set_description(ruled)
+    found = watched.driver.get_description(instance.uuid)
+    assert found is not None and found.instance is not None and found.instance.security_groups == []
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
 
     def _check_room_for(self, instance: Instance) -> None:
         facts = self._facts()
+        admission.refuse_what_is_to_come(instance, {})
         self._check_absent(instance)
         self._on_disk(checks.has_memory, instance)
         needed = local_disks.promised_bytes(instance)
