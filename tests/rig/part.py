@@ -5,10 +5,16 @@ from __future__ import annotations
 
 import abc
 import os
+import pathlib
 import signal
 import sys
 import types
 from typing import Self
+
+from tests.rig.process import read_text, wait_until
+
+_PROC = pathlib.Path("/proc")
+_STOP_S = 30.0
 
 
 class Part(abc.ABC):
@@ -67,8 +73,9 @@ class Daemon(Part):
         """Kill it; what it keeps is there for `start`."""
 
     def suspend(self) -> None:
-        """Let it hang (SIGSTOP): it holds its connections and answers nothing."""
+        """Let it hang (SIGSTOP): it holds its connections and answers nothing from now on."""
         os.kill(self.pid, signal.SIGSTOP)
+        wait_until(lambda: _stands_still(self.pid), _STOP_S, "that all its threads stand still")
 
     def resume(self) -> None:
         """End a `suspend`."""
@@ -81,3 +88,9 @@ class Daemon(Part):
         else:
             self.stop()
         self.start()
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether no thread of a process is at work any more: a signal does not stop all of them at once."""
+    states = [read_text(path).rpartition(")")[2].split()[:1] for path in _PROC.glob(f"{pid}/task/*/stat")]
+    return all(state in (["T"], ["t"], []) for state in states)

@@ -52,7 +52,7 @@ def read_text(path: pathlib.Path) -> str:
     """What is in a file so far; nothing if it is not there."""
     try:
         return path.read_text(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return ""
 
 
