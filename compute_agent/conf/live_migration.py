@@ -76,8 +76,8 @@ OPTIONS = [
                 default=300,
                 min=0,
                 mutable=True,
-                help="Seconds for which a post-copy that broke off is tried to be gone on with, before the "
-                "guest is given up.",
+                help="Seconds for which nothing has to have come over of a post-copy that broke off, before "
+                "the guest is given up. Until then it is tried to be gone on with.",
             ),
             cfg.BoolOpt(
                 "live_migration_permit_auto_converge",

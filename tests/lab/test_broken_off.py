@@ -59,13 +59,15 @@ def _settle(trial: Trial) -> None:
         trial.start_again()
 
 
-def test_it_is_gone_on_with(pair: Callable[..., Pair]) -> None:
+def test_it_is_gone_on_with_or_given_up_in_time(pair: Callable[..., Pair]) -> None:
     with on_trial(pair(shared=True, sections=_SECTIONS), program=BUSY) as trial:
         _break_off(trial)
         _settle(trial)
 
 
-def test_it_is_gone_on_with_by_agents_and_a_libvirtd_that_were_killed(pair: Callable[..., Pair]) -> None:
+def test_killed_agents_and_a_killed_libvirtd_go_on_with_it_or_give_it_up_in_time(
+    pair: Callable[..., Pair],
+) -> None:
     with on_trial(pair(shared=True, sections=_SECTIONS), program=BUSY) as trial:
         _break_off(trial)
         agents = (trial.source, trial.destination)
@@ -78,10 +80,21 @@ def test_it_is_gone_on_with_by_agents_and_a_libvirtd_that_were_killed(pair: Call
 
 
 def test_what_can_not_be_made_whole_is_ended_and_can_be_booted_again(pair: Callable[..., Pair]) -> None:
-    """The memory at the source is lost: with it the guest, but not its disk, and nobody is left waiting."""
+    """The memory at the source is lost: with it the guest, but not its disk, and nobody is left waiting.
+
+    Libvirt 9 sometimes keeps the job of a QEMU that died in a post-copy: only a start of it mends that.
+    """
     with on_trial(pair(shared=True, sections=_SECTIONS), program=BUSY) as trial:
         _break_off(trial)
         trial.source_host.hypervisor.kill_guest(trial.guest.uuid)
         trial.source_host.unshape()
+        there = trial.both.senders[1 - trial.here]
+        wait_until(
+            lambda: there.call("get_instance", instance_uuid=trial.guest.uuid)["state"] == "stopped",
+            END_S,
+            "the end of what can't be made whole",
+            trial.evidence,
+        )
+        trial.source_host.hypervisor.restart(kill=True)
         trial.settle(moved=True, state="stopped", lost=True)
         trial.start_again()

@@ -178,18 +178,21 @@ def test_operations_of_one_instance_run_one_after_another_in_order(rig: Rig) -> 
 def test_what_speaks_to_an_operation_leaves_the_instance_to_that(
     rig: Rig, error: errors.ComputeError | None
 ) -> None:
-    gate = concurrency.Event()
+    begun, gate = concurrency.Event(), concurrency.Event()
+
+    def build(job: Job) -> Outcome:
+        begun.set()
+        gate.wait(5)
+        return Outcome(state=S.ACTIVE)
 
     def speak(job: Job) -> Outcome:
         if error is not None:
             raise error
         return Outcome()
 
-    rig.stage.acts["spawn"] = lambda job: (gate.wait(5), Outcome(state=S.ACTIVE))[1]
-    rig.stage.acts["external_event"] = speak
+    rig.stage.acts |= {"spawn": build, "external_event": speak}
     spawn = rig.ask("spawn", instance=instance())
-    while rig.state(UUID) is not S.BUILDING:
-        concurrency.sleep(0)
+    assert begun.wait(10) and rig.state(UUID) is S.BUILDING
     spoken = rig.do("external_event", instance_uuid=UUID, name="network-vif-plugged")
     assert (spoken.state is O.SUCCEEDED) is (error is None)
     assert rig.state(UUID) is S.BUILDING and "instance.updated" not in rig.told(spoken)

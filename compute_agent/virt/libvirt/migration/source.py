@@ -44,7 +44,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
     def __init__(self, virtapi: VirtAPI) -> None:
         super().__init__(virtapi)
         self._transfers: dict[str, Transfer] = {}
-        self._patience: dict[str, float] = {}
+        self._stalls: dict[str, transfer.Stall] = {}
         self._transfer_threads = concurrency.NativePool("libvirt-migration", _THREADS)
         self._transfer_connections = Connections(CONF.libvirt.connection_uri)
         self._relay.also = self._hear
@@ -254,13 +254,18 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         return current.given_up
 
     def _patience_is_over(self, uuid: str) -> bool:
-        """Return whether a post-copy has been broken off for too long.
+        """Return whether nothing has come over of a post-copy for too long since it broke off.
 
-        QEMU at the destination may hang, in wait for the very memory that it is to be told of. It has to be
-        ended before what is here is: libvirt 9 keeps the job for ever if this end goes while it is mended.
+        As long as something does, only the two libvirtd have lost each other. QEMU at the destination may
+        hang, in wait for the very memory that it is to be told of. It has to be ended before what is here is:
+        libvirt 9 keeps the job for ever if this end goes while it is mended.
         """
-        patience = CONF.libvirt.live_migration_post_copy_recovery
-        return time.monotonic() >= self._patience.setdefault(uuid, time.monotonic() + patience)
+        found: dict[str, Any] = {}
+        with contextlib.suppress(errors.ComputeError, concurrency.TimedOut):
+            found = self._host.ask_monitor(uuid, transfer.statistics)
+        now = time.monotonic()
+        lasts = self._stalls.setdefault(uuid, transfer.Stall(now)).lasts(found.get("memory_remaining"), now)
+        return bool(lasts >= CONF.libvirt.live_migration_post_copy_recovery)
 
     def _is_handed_over(self, uuid: str) -> bool:
         """Return whether the end of a transfer is certain before libvirt answers, which takes it a while."""
@@ -343,7 +348,7 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
             self._stop_if_there(instance.uuid)
         if not self._is_off(instance.uuid):
             raise errors.InvalidState("the guest runs here: it was not given away")
-        self._patience.pop(instance.uuid, None)
+        self._stalls.pop(instance.uuid, None)
         self._undefine(instance.uuid)
         volumes.disconnect_all(self, instance)
         if migrate_data is None or not migrate_data.is_shared_instance_path:

@@ -196,6 +196,26 @@ def downtimes(
     return [(number * delay_s, round(first * factor**number)) for number in range(steps)]
 
 
+class Stall:
+    """How long nothing has come over. Pure.
+
+    :param now: when it began, as :func:`time.monotonic` tells it
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._remaining: int | None = None
+
+    def lasts(self, remaining: int | None, now: float) -> float:
+        """Return for how many seconds the same was left.
+
+        :param remaining: bytes that are left now; None: that can't be read, and is no news
+        """
+        if remaining is not None and remaining != self._remaining:
+            self._since, self._remaining = now, remaining
+        return now - self._since
+
+
 class Transfer:
     """One transfer at its source, as far as this agent follows it.
 

@@ -175,3 +175,11 @@ def test_a_transfer_that_was_stopped_is_cancelled_and_not_tried_again() -> None:
     error.err = (libvirt.VIR_ERR_OPERATION_ABORTED, 10, "aborted", 2, None, None, None, -1, -1)
     seen.fail(error)
     assert seen.ending == "cancelled" and seen.error is not None and not seen.error.retryable
+
+
+def test_a_stall_begins_anew_when_something_has_come_and_not_when_nothing_can_be_read() -> None:
+    stall = transfer.Stall(0.0)
+    assert stall.lasts(None, 5.0) == 5.0
+    assert stall.lasts(100, 10.0) == 0.0
+    assert [stall.lasts(100, 25.0), stall.lasts(None, 30.0)] == [15.0, 20.0]
+    assert [stall.lasts(50, 40.0), stall.lasts(50, 45.0)] == [0.0, 5.0]
