@@ -62,6 +62,15 @@ OPTIONS = [
                 help="Whether zeros that a guest writes become holes (on), or are given back to the host "
                 "where hw_disk_discard is unmap (unmap). Default: QEMU's, off.",
             ),
+            cfg.StrOpt(
+                "filter_driver",
+                default="nwfilter",
+                choices=["nwfilter", "none"],
+                help="Who filters the packets of interfaces with port_filter. nwfilter: the agent does, by "
+                "libvirt's network filters (ebtables and iptables; net.bridge.bridge-nf-call-iptables and "
+                "-ip6tables have to be 1 for the rules of security groups). none: somebody else does; "
+                "instances whose security groups bring rules are refused then.",
+            ),
             cfg.IntOpt(
                 "num_pcie_ports",
                 default=16,

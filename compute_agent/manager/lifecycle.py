@@ -12,6 +12,8 @@ from compute_agent.model.instance import Instance, InstanceRecord
 from compute_agent.model.states import InstanceState as S
 from compute_agent.operations.verbs import Job, OnFailure, Outcome, Recovery, verb
 
+_REFRESH = "refresh_instance_security_rules"
+
 
 @verb(
     "spawn",
@@ -158,7 +160,10 @@ def update_instance(manager: Manager, job: Job) -> Outcome:
         instance = msgspec.structs.replace(record.instance, generation=generation, **fresh)
         return msgspec.structs.replace(record, instance=instance, generation=generation)
 
-    manager.driver.set_description(change(job.instance).instance)
+    described = change(job.instance).instance
+    manager.driver.set_description(described)
+    if {"network_info", "security_groups"} & fresh.keys() and manager.supports(_REFRESH):
+        manager.driver.refresh_instance_security_rules(described)
     return Outcome({"changed": sorted(fresh)}, change=change)
 
 

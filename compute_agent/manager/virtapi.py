@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's side of what a driver may ask: records, flags, group rules, outside events."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
 from compute_agent.manager.external_events import ExternalEvents
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.security_group import GroupMember, SecurityGroupRule
 from compute_agent.model.states import InstanceState
 from compute_agent.operations import telling
 from compute_agent.store import groups, instances
@@ -49,11 +50,11 @@ class AgentVirtAPI:
         record = self.instance_record(uuid)
         return record is not None and record.state is InstanceState.SOFT_DELETED
 
-    def security_group_rules(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_rules(self, group_id: str) -> Sequence[SecurityGroupRule]:
         """Return a group's rules."""
         return self._store.read(lambda tx: groups.rules(tx, group_id))
 
-    def security_group_members(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_members(self, group_id: str) -> Sequence[GroupMember]:
         """Return a group's members on all hosts."""
         return self._store.read(lambda tx: groups.members(tx, group_id))
 

@@ -31,7 +31,8 @@ from compute_agent.model.fields import (
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.handshake import Kind
 from compute_agent.model.image import Image
-from compute_agent.model.instance import Instance, SecurityGroup
+from compute_agent.model.instance import Instance
+from compute_agent.model.security_group import GroupMember, ProviderRule, SecurityGroup, SecurityGroupRule
 from compute_agent.model.vif import Vif
 
 Path = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f\ud800-\udfff]*$(?!\n)", max_length=1024)]
@@ -206,12 +207,12 @@ class DetachInterface(OnInstance, frozen=True, kw_only=True, forbid_unknown_fiel
 
 class RefreshRules(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group_id: Identifier
-    rules: list[dict[str, Any]]
+    rules: list[SecurityGroupRule]
 
 
 class RefreshMembers(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group_id: Identifier
-    members: list[dict[str, Any]]
+    members: list[GroupMember]
 
 
 class RefreshInstanceRules(OnInstance, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,7 +220,7 @@ class RefreshInstanceRules(OnInstance, frozen=True, kw_only=True, forbid_unknown
 
 
 class RefreshProviderRules(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    rules: list[dict[str, Any]]
+    rules: list[ProviderRule]
 
 
 # --- migration -------------------------------------------------------------------------------------

@@ -22,15 +22,9 @@ from compute_agent.model.fields import (
 )
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
+from compute_agent.model.security_group import SecurityGroup
 from compute_agent.model.states import InstanceState, PowerState
 from compute_agent.model.vif import Vif
-
-
-class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named set of filter rules."""
-
-    id: Identifier
-    rules: list[dict[str, Any]] = []
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +78,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             twice = {v for v in values if values.count(v) > 1}
             if twice:
                 raise errors.InvalidArguments(f"{what} given twice: {', '.join(sorted(twice))}")
+        for vif in self.network_info:
+            vif.check()
         minimum = self.flavor.min_memory_mb
         if minimum is not None and minimum > self.flavor.memory_mb:
             raise errors.InvalidArguments("flavor.min_memory_mb is above flavor.memory_mb")

@@ -2,11 +2,13 @@
 """A VIF: one network interface of an instance, with what its host needs to plug it."""
 
 import enum
+import ipaddress
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from compute_agent.model import errors
 from compute_agent.model.fields import Identifier, InterfaceName, IpAddress, MacAddress
 
 
@@ -40,3 +42,14 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model: VifModel = VifModel.VIRTIO
     port_filter: bool = True
     tag: Identifier | None = None
+
+    def check(self) -> None:
+        """Check what no single field's type can say.
+
+        :raises InvalidArguments: naming what is wrong
+        """
+        for address in self.fixed_ips:
+            try:
+                ipaddress.ip_interface(address)
+            except ValueError as error:
+                raise errors.InvalidArguments(f"VIF {self.id}: fixed_ips: {error}") from None

@@ -5,9 +5,11 @@ A driver stores nothing of its own beside the hypervisor and the disks, so what 
 of the record it asks here. The agent's side is in the manager; drivers know only this protocol.
 """
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from compute_agent.model.instance import InstanceRecord
+from compute_agent.model.security_group import GroupMember, SecurityGroupRule
 
 
 class VirtAPI(Protocol):
@@ -28,10 +30,10 @@ class VirtAPI(Protocol):
     def is_soft_deleted(self, uuid: str) -> bool:
         """Return whether an instance is soft-deleted."""
 
-    def security_group_rules(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_rules(self, group_id: str) -> Sequence[SecurityGroupRule]:
         """Return a group's rules; ``provider`` is the group whose rules win over all others."""
 
-    def security_group_members(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_members(self, group_id: str) -> Sequence[GroupMember]:
         """Return a group's members on all hosts."""
 
     def wait_for_external_event(self, uuid: str, name: str, tag: str | None, timeout: float) -> str | None:

@@ -50,6 +50,12 @@ class _Api:
     def set_bootable(self, uuid: str, is_bootable: bool) -> None:
         raise NotImplementedError
 
+    def security_group_rules(self, group_id: str) -> list[Any]:
+        return []
+
+    def security_group_members(self, group_id: str) -> list[Any]:
+        return []
+
 
 class Asked:
     """One request: the member, the instance, what the other end told."""

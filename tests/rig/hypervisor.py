@@ -319,7 +319,7 @@ class Hypervisor(Daemon):
         wait_until(lambda: not is_alive(pid), 10, f"the end of QEMU {pid}")
 
     def destroy_all(self, but: Mapping[str, object] | None = None) -> None:
-        """Destroy and undefine every domain that is not in `but`."""
+        """Destroy and undefine every domain that is not in `but`, and the agents' filters."""
         libvirt = bindings()
         flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         flags |= libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
@@ -327,6 +327,9 @@ class Hypervisor(Daemon):
             for found in connection.listAllDomains():
                 if but is None or found.UUIDString() not in but:
                     _remove(found, flags)
+            for found in _filters(connection):
+                with contextlib.suppress(libvirt.libvirtError):  # a guest in `but` uses it
+                    found.undefine()
 
     def stop(self) -> None:
         """Stop libvirtd in good order; guests run on, `start` finds them again."""
@@ -346,8 +349,9 @@ class Hypervisor(Daemon):
             os.kill(pid, signal.SIGKILL)
         for pid in guests.values():
             wait_until(lambda pid=pid: not is_alive(pid), 30, f"the end of QEMU {pid}")
-        for path in (self._run / "libvirt" / "qemu").glob("*.xml"):
-            path.unlink()
+        for kept in ("qemu", "nwfilter-binding"):
+            for path in (self._run / "libvirt" / kept).glob("*.xml"):
+                path.unlink()
 
     def configure_qemu(self, more: str) -> None:
         """Have libvirtd read `more` besides what is usual for QEMU; nothing, to end that."""
@@ -386,6 +390,14 @@ def bindings() -> Any:
         raise RigError("libvirt-python is not installed: install the extra [libvirt]") from error
     libvirt.registerErrorHandler(lambda *_: None, None)
     return libvirt
+
+
+def _filters(connection: Any) -> list[Any]:
+    """The agents' packet filters; a session's libvirt has none."""
+    libvirt = bindings()
+    with contextlib.suppress(libvirt.libvirtError):
+        return [one for one in connection.listAllNWFilters() if one.name().startswith("compute-agent-")]
+    return []
 
 
 def _remove(found: Any, flags: int) -> None:

@@ -6,15 +6,16 @@ Kept together here so that the other concerns stay in their newest form. Older m
 guests by their names, or by numbers that made such a name; newer ones take the instance.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from compute_agent.model import clock, errors
 from compute_agent.model.flavor import Flavor
-from compute_agent.model.instance import Instance, InstanceRecord, SecurityGroup
+from compute_agent.model.instance import Instance
 from compute_agent.model.states import InstanceState
+from compute_agent.virt import filtering
 from compute_agent.virt.block_device import get_block_device_info
 from compute_agent.virt.contract.base import Context, unsupported
 from compute_agent.virt.contract.diagnostics import Diagnostics
@@ -188,24 +189,20 @@ class Compat(Rescue, Snapshots, Network, Migration, Host, Diagnostics):
 
         Contract: Diablo, Icehouse.
         """
-        self._refresh(lambda record: True)
+        self._refresh_filters(lambda instance: True)
 
     def refresh_security_group_members(self, security_group_id: str) -> None:
         """Apply the rules that refer to a group's members to their instances anew.
 
         Contract: Diablo, Icehouse.
         """
-        self._refresh(
-            lambda record: any(
-                refers_to(group, self.virtapi.security_group_rules(group.id), security_group_id)
-                for group in record.instance.security_groups
-            )
-        )
+        self._refresh_filters(lambda instance: filtering.refers_to(instance, security_group_id, self.virtapi))
 
-    def _refresh(self, concerned: Callable[[InstanceRecord], bool]) -> None:
+    def _refresh_filters(self, concerned: Callable[[Instance], bool]) -> None:
+        """Apply the rules of the instances here that are ``concerned`` anew."""
         here = self.get_all_info()
         for record in self.virtapi.instance_records():
-            if record.uuid in here and concerned(record):
+            if record.uuid in here and concerned(record.instance):
                 self.refresh_instance_security_rules(record.instance)
 
     def dhcp_options_for_instance(self, instance: Instance) -> list[dict[str, Any]] | None:
@@ -230,18 +227,6 @@ class Compat(Rescue, Snapshots, Network, Migration, Host, Diagnostics):
 
         Contract: Diablo.
         """
-
-
-def refers_to(group: SecurityGroup, rules: list[dict[str, Any]], group_id: str) -> bool:
-    """Return whether a rule of ``group`` lets in the members of the group ``group_id``."""
-    return any(
-        _source(rule) == group_id or (_source(rule) == "self" and group.id == group_id)
-        for rule in (*group.rules, *rules)
-    )
-
-
-def _source(rule: Mapping[str, Any]) -> Any:
-    return rule.get("remote_group_id") or rule.get("source_group")
 
 
 def _devices(instance: Instance) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 """Network: interfaces on the fake host and in its guests, and the filters between them."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from compute_agent import steps
 from compute_agent.conf import CONF
@@ -10,17 +12,11 @@ from compute_agent.model import errors
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.model.vif import Vif
+from compute_agent.virt import filtering
 from compute_agent.virt.contract.base import Context, NetworkInfo
-from compute_agent.virt.contract.compat import refers_to
 from compute_agent.virt.fake import counters, design
 from compute_agent.virt.fake.base import FakeBase, Part
 from compute_agent.virt.fake.world import Nic
-
-if TYPE_CHECKING:
-    from compute_agent.model.instance import InstanceRecord
-
-PROVIDER = "provider"
-"""The group whose rules win over all others."""
 
 
 class FakeNetwork(FakeBase):
@@ -145,23 +141,10 @@ class FakeNetwork(FakeBase):
 
     def refresh_security_group_rules(self, security_group_id: str) -> None:
         """Apply a group's rules to its instances here, and to those whose rules refer to it."""
-        for record in self._filtered():
-            groups = record.instance.security_groups
-            if any(group.id == security_group_id for group in groups) or any(
-                refers_to(group, self.virtapi.security_group_rules(group.id), security_group_id)
-                for group in groups
-            ):
-                self._refresh_filters(record.instance)
+        self._refresh_filters(lambda instance: filtering.is_member(instance, security_group_id))
 
     def refresh_instance_security_rules(self, instance: Instance) -> None:
         """Apply an instance's groups."""
-        self._refresh_filters(instance)
-
-    def _filtered(self) -> Iterable["InstanceRecord"]:
-        here = self.hypervisor.world.domains
-        return [record for record in self.virtapi.instance_records() if record.uuid in here]
-
-    def _refresh_filters(self, instance: Instance) -> None:
         if self._deferred is not None:
             self._deferred[instance.uuid] = instance
         else:
@@ -205,11 +188,7 @@ def set_filters(driver: FakeBase, instance: Instance) -> None:
 
 def _rules(driver: FakeBase, instance: Instance) -> list[dict[str, Any]]:
     """Return the rules in their order: the provider's first, since they win."""
-    virtapi = driver.virtapi
-    found = [{"group": PROVIDER, **rule} for rule in virtapi.security_group_rules(PROVIDER)]
-    for group in instance.security_groups:
-        for rule in (*group.rules, *virtapi.security_group_rules(group.id)):
-            source = rule.get("remote_group_id") or rule.get("source_group")
-            members = virtapi.security_group_members(source) if source else None
-            found.append({"group": group.id, **rule, **({"members": members} if source else {})})
-    return found
+    return [
+        {"group": applied.group, "rule": msgspec.to_builtins(applied.rule), "remotes": applied.remotes}
+        for applied in filtering.rules_of(instance, driver.virtapi)
+    ]

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent's side in memory, for a driver that is used without an agent: in tests, or by a script."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from compute_agent.model.instance import Instance, InstanceRecord
+from compute_agent.model.security_group import GroupMember, SecurityGroupRule
 from compute_agent.model.states import InstanceState
 
 
@@ -14,8 +16,8 @@ class MemoryVirtAPI:
 
     def __init__(self) -> None:
         self.records: dict[str, InstanceRecord] = {}
-        self.rules: dict[str, list[dict[str, Any]]] = {}
-        self.members: dict[str, list[dict[str, Any]]] = {}
+        self.rules: dict[str, Sequence[SecurityGroupRule]] = {}
+        self.members: dict[str, Sequence[GroupMember]] = {}
         self.external_events: dict[tuple[str, str, str | None], str] = {}
 
     def put(
@@ -49,11 +51,11 @@ class MemoryVirtAPI:
         record = self.records.get(uuid)
         return record is not None and record.state is InstanceState.SOFT_DELETED
 
-    def security_group_rules(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_rules(self, group_id: str) -> Sequence[SecurityGroupRule]:
         """Return a group's rules."""
         return self.rules.get(group_id, [])
 
-    def security_group_members(self, group_id: str) -> list[dict[str, Any]]:
+    def security_group_members(self, group_id: str) -> Sequence[GroupMember]:
         """Return a group's members."""
         return self.members.get(group_id, [])
 

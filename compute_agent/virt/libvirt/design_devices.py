@@ -9,9 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from compute_agent.model import errors
+from compute_agent.model.instance import Instance
 from compute_agent.model.vif import Vif, VifModel, VifType
 from compute_agent.virt.libvirt import config
 from compute_agent.virt.libvirt.facts import HostFacts, Settings
+from compute_agent.virt.libvirt.filtering.design import name_of
 from compute_agent.virt.libvirt.paths import InstancePaths, tap_name
 from compute_agent.virt.libvirt.properties import PointerModel, Properties, WatchdogProperty
 from compute_agent.virt.libvirt.volumes import place
@@ -270,7 +272,7 @@ def controllers(
     return found
 
 
-def interface(vif: Vif, asked: Properties, vcpus: int) -> config.Interface:
+def interface(vif: Vif, instance: Instance, asked: Properties, settings: Settings) -> config.Interface:
     """Return the interface of ``vif``; the host's end is named after its id.
 
     :raises InvalidArguments: if it names no bridge
@@ -281,6 +283,8 @@ def interface(vif: Vif, asked: Properties, vcpus: int) -> config.Interface:
     if vif.bridge is None:
         raise errors.InvalidArguments(f"VIF {vif.id} is of type bridge and names no bridge")
     model = vif.model if vif.model is not VifModel.VIRTIO else asked.vif_model or VifModel.VIRTIO
+    vcpus = instance.flavor.vcpus
+    filtered = settings.filters and vif.port_filter
     many = asked.multiqueue and model is VifModel.VIRTIO and vcpus > 1
     return config.Interface(
         type=config.InterfaceType.BRIDGE,
@@ -291,6 +295,7 @@ def interface(vif: Vif, asked: Properties, vcpus: int) -> config.Interface:
         driver="vhost" if many else None,
         queues=min(vcpus, 8) if many else None,
         mtu=vif.mtu,
+        filter=config.FilterRef(filter=name_of(instance.uuid, vif)) if filtered else None,
     )
 
 

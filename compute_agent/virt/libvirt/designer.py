@@ -222,7 +222,7 @@ def _devices(
         emulator=facts.emulator,
         disks=attached,
         controllers=design_devices.controllers(attached, machine, settings.pcie_ports),
-        interfaces=[design_devices.interface(vif, asked, instance.flavor.vcpus) for vif in wanted],
+        interfaces=[design_devices.interface(vif, instance, asked, settings) for vif in wanted],
         serials=design_devices.serials(paths, ports),
         consoles=[config.Console(target_type="serial", port=0)] if ports else [],
         channels=design_devices.channels(asked),

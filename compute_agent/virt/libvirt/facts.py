@@ -135,6 +135,8 @@ class Settings:
     """None: guests get no VNC console"""
     spice_listen: str | None = None
     disks: DiskSettings = DiskSettings()
+    filters: bool = False
+    """VIFs with port_filter are behind a filter of ours"""
     pcie_ports: int = 0
     """slots for devices, those that come later too; 0: as many as libvirt thinks fit"""
 
@@ -146,6 +148,7 @@ class Settings:
             cpu_mode=conf.libvirt.cpu_mode,
             cpu_models=tuple(conf.libvirt.cpu_models),
             machine=conf.libvirt.hw_machine_type,
+            filters=conf.libvirt.filter_driver == "nwfilter",
             pcie_ports=conf.libvirt.num_pcie_ports,
             vnc_listen=conf.vnc.server_listen if conf.vnc.enabled else None,
             spice_listen=conf.spice.server_listen if conf.spice.enabled else None,

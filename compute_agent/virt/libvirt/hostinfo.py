@@ -13,7 +13,6 @@ from compute_agent.model.instance import Instance
 from compute_agent.virt import configdrive
 from compute_agent.virt.info import InstanceInfo, Problem
 from compute_agent.virt.libvirt import (
-    admission,
     designer,
     fitness,
     guest,
@@ -132,7 +131,6 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
         """Return what is wrong with a description wherever it is to run. Pure."""
         return _problems(
             instance.check,
-            lambda: admission.refuse_what_is_to_come(instance, {}),
             lambda: Properties.of(instance),
             lambda: configdrive.check(configdrive.Given(instance=instance)),
         )
@@ -142,6 +140,7 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
         return _problems(
             lambda: designer.check(instance, facts=self._facts(), settings=self._settings()),
             lambda: self._on_disk(networks.check, instance.network_info),
+            lambda: self._check_filters(instance),
             lambda: self._on_disk(
                 room.check,
                 instance.flavor,
@@ -164,12 +163,21 @@ class LibvirtHost(LibvirtOrphans, LibvirtConsoles):
             yield Problem.of(error, "start libvirtd; check [libvirt] connection_uri")
         except errors.ComputeError as error:
             yield Problem.of(error, error.hint or "see libvirtd's log")
+        else:
+            yield from self._verify_filtering()
         if self._host.given_up:
             yield Problem(
                 message=f"{self._host.given_up} calls to libvirt were given up and have not come back",
                 remedy="find the guests that hang (virsh domstate, ps), or restart libvirtd",
                 severity="warning",
             )
+
+    def _verify_filtering(self) -> Iterable[Problem]:
+        """Yield why interfaces can't be filtered here; guests without such interfaces run all the same."""
+        try:
+            self._check_host_filters()
+        except errors.UnsupportedOperation as error:
+            yield Problem(message=error.message, remedy=error.hint or "", severity="warning")
 
     def _system_root(self) -> str:
         """Return libvirtd's root directory where it is the system's libvirtd, else nothing."""

@@ -17,7 +17,7 @@ from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, InjectedFiles, NetworkInfo
-from compute_agent.virt.libvirt import admission, fencing, files, guest, metadata
+from compute_agent.virt.libvirt import fencing, files, guest, metadata
 from compute_agent.virt.libvirt.diagnostics import LibvirtDiagnostics
 from compute_agent.virt.libvirt.softdelete import LibvirtSoftDelete
 from compute_agent.virt.libvirt.spawn import Spawn
@@ -141,7 +141,7 @@ class LibvirtLifecycle(LibvirtSoftDelete, LibvirtDiagnostics):
 
     def set_description(self, instance: Instance) -> None:
         """Put a changed description into the domain; the operation that made the domain stays in it."""
-        admission.refuse_what_is_to_come(instance, {})
+        self._check_filters(instance)
         self._on_disk(fencing.raise_generation, self._paths(instance), instance.generation)
         found = metadata.read(self._host.ask_guest(instance.uuid, guest.definition))
         operation_id = found.operation_id if found else None
@@ -157,6 +157,8 @@ class LibvirtLifecycle(LibvirtSoftDelete, LibvirtDiagnostics):
             LOG.warning("there is no domain %s to destroy", uuid)
 
     def _undefine(self, uuid: str) -> None:
+        """Forget a domain that is off, and its filters: they go first, so that no attempt overlooks them."""
+        self._drop_filters(uuid)
         try:
             self._host.act_guest(uuid, guest.undefine)
         except errors.InstanceNotFound:

@@ -18,8 +18,8 @@ from compute_agent.model.states import PowerState
 from compute_agent.steps import Step
 from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkInfo
 from compute_agent.virt.libvirt import events, fencing, files, guest, keys, local_disks, networks
-from compute_agent.virt.libvirt.base import LibvirtBase
 from compute_agent.virt.libvirt.events import Expectation
+from compute_agent.virt.libvirt.filtering.concern import LibvirtFiltering
 from compute_agent.virt.libvirt.redesign import Redesign
 from compute_agent.virt.libvirt.volumes import reach
 
@@ -31,7 +31,7 @@ SOFT_RETRY_S = 5.0
 """How often a SOFT reboot asks: a guest that is still booting misses the first time."""
 
 
-class LibvirtPower(LibvirtBase):
+class LibvirtPower(LibvirtFiltering):
     """The power concern."""
 
     def power_on(
@@ -45,7 +45,7 @@ class LibvirtPower(LibvirtBase):
         self._check_bootable(instance)
         self._check_networks(network_info)
         self._check_volumes(instance)
-        self._start(instance, instance.start_paused)
+        self._start(instance, network_info, instance.start_paused)
 
     def power_off(self, instance: Instance, timeout: float = 0, retry_interval: float = 0) -> None:
         """Ask the guest to shut down, after ``timeout`` seconds pull the plug. Drops what suspend saved."""
@@ -129,6 +129,7 @@ class LibvirtPower(LibvirtBase):
         self._check_networks(network_info)
         self._check_ours(instance)
         self._check_volumes(instance)
+        self.ensure_filtering_rules_for_instance(instance, network_info)
         uuid = instance.uuid
         opened = self._on_disk(local_disks.keys_of, instance, self._paths(instance))
         expecting = self._relay.expecting(uuid, events.RESUMED, self._is_in(uuid, PowerState.RUNNING))
@@ -174,12 +175,15 @@ class LibvirtPower(LibvirtBase):
     def _check_ours(self, instance: Instance) -> None:
         self._on_disk(fencing.check, self._paths(instance), instance.generation)
 
-    def _start(self, instance: Instance, paused: bool = False) -> None:
-        """Boot a guest.
+    def _start(self, instance: Instance, network_info: NetworkInfo, paused: bool = False) -> None:
+        """Boot a guest, behind its filters.
 
+        :param network_info: None for the interfaces of its description
         :raises WrongHost, StaleGeneration: if its disks belong to another host or a later placement
         """
         self._check_ours(instance)
+        vifs = instance.network_info if network_info is None else network_info
+        self.ensure_filtering_rules_for_instance(instance, vifs)
         uuid = instance.uuid
         transition, state = (
             (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)
@@ -275,4 +279,4 @@ class _Reboot:
     def _start(self) -> None:
         self._driver._check_volumes(self._instance)
         # The note stays: if we are killed right here, it tells the next attempt that all is done.
-        self._driver._start(self._instance)
+        self._driver._start(self._instance, self._network_info)

@@ -106,7 +106,7 @@ class Renewal:
 
     def _start(self, paused: bool = False) -> None:
         try:
-            self._driver._start(self._instance, paused)
+            self._driver._start(self._instance, self._vifs, paused)
         except errors.HypervisorError as error:
             raise self._driver._with_last_words(error, self._instance) from error
 

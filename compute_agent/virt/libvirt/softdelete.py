@@ -34,9 +34,10 @@ class LibvirtSoftDelete(LibvirtPower):
 
     def restore_steps(self, instance: Instance) -> list[Step]:
         """Return the parts of :meth:`restore`."""
+        runs = self._is_in(instance.uuid, PowerState.RUNNING)
         return [
             Step("check", lambda: self._check_restorable(instance)),
-            Step("start", lambda: self._start(instance), self._is_in(instance.uuid, PowerState.RUNNING)),
+            Step("start", lambda: self._start(instance, None), runs),
         ]
 
     def _check_restorable(self, instance: Instance) -> None:

@@ -64,7 +64,7 @@ _KINDS: Mapping[str, Callable[[LocalDisk], bool]] = {
 class Spawn:
     """One spawn.
 
-    :param extras: further arguments of the member by name, refused where this release can't honour them
+    :param extras: further arguments of the member by name
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Spawn:
     def _checks(self) -> list[Callable[[], object]]:
         driver = self._driver
         return [
-            lambda: admission.refuse_what_is_to_come(self._instance, self._extras),
+            lambda: driver._check_filters(self._instance, self._vifs),
             lambda: driver._on_disk(drives.check, self._given),
             self._maker.check,
             lambda: volume_connection.of_instance(self._instance, self._paths),
@@ -292,7 +292,7 @@ class Spawn:
 
     def _start(self) -> None:
         try:
-            self._driver._start(self._instance, self._instance.start_paused)
+            self._driver._start(self._instance, self._vifs, self._instance.start_paused)
         except errors.HypervisorError as error:
             raise self._driver._with_last_words(error, self._instance) from error
 

@@ -11,7 +11,7 @@ import pytest
 
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
-from compute_agent.model.instance import SecurityGroup
+from compute_agent.model.security_group import SecurityGroup
 from compute_agent.model.states import PowerState
 from tests.functional.coldmigration.hosts import Migration, Pair, copies, differs, files_of, write
 

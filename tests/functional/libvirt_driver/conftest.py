@@ -38,6 +38,12 @@ class Api:
     def set_bootable(self, uuid: str, is_bootable: bool) -> None:
         (self.not_bootable.discard if is_bootable else self.not_bootable.add)(uuid)
 
+    def security_group_rules(self, group_id: str) -> list[Any]:
+        return []
+
+    def security_group_members(self, group_id: str) -> list[Any]:
+        return []
+
 
 class Watched:
     """A driver, and what it told."""

@@ -12,7 +12,7 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
-from compute_agent.model.instance import SecurityGroup
+from compute_agent.model.security_group import SecurityGroup
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from tests.functional.libvirt_driver.conftest import Watched

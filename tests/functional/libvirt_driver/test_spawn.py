@@ -12,7 +12,8 @@ from compute_agent.model import errors
 from compute_agent.model.block_device import BlockDevice, SourceType
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
-from compute_agent.model.instance import Instance, SecurityGroup
+from compute_agent.model.instance import Instance
+from compute_agent.model.security_group import SecurityGroup
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from compute_agent.virt.libvirt.paths import tap_name

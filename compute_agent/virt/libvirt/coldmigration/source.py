@@ -303,7 +303,7 @@ class LibvirtColdSource(LibvirtColdBase):
                 Step("describe", lambda: self.set_description(instance)),
             ]
         if power_on:
-            made.append(Step("start", lambda: self._start(instance.named())))
+            made.append(Step("start", lambda: self._start(instance.named(), network_info)))
         return [*made, Step("forget", lambda: self._forget(instance))]
 
     def _claim_again(self, instance: Instance) -> None:

@@ -75,7 +75,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
 
     def _check_room_for(self, instance: Instance) -> None:
         facts = self._facts()
-        admission.refuse_what_is_to_come(instance, {})
+        self._check_filters(instance)
         self._check_absent(instance)
         self._on_disk(checks.has_memory, instance)
         needed = local_disks.promised_bytes(instance)
@@ -127,7 +127,10 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         found = details.read(migrate_data)
         bridges = {vif.address.lower(): vif.bridge for vif in network_info or () if vif.bridge}
         to = msgspec.structs.replace(
-            details.destination(migrate_data), bridges=bridges, volumes=self._places(instance)
+            details.destination(migrate_data),
+            bridges=bridges,
+            filters=self._filters_of(instance, network_info),
+            volumes=self._places(instance),
         )
         return details.write(migrate_data, Details(asked=found.asked, destination=to, source=found.source))
 
@@ -168,6 +171,13 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
                     undo=lambda: volumes.disconnect_all(self, instance),
                 )
             )
+        made.append(
+            Step(
+                "filters",
+                lambda: self.ensure_filtering_rules_for_instance(instance, network_info),
+                undo=lambda: self._drop_filters(instance.uuid),
+            )
+        )
         return [*made, noted]
 
     def _unpack(self, instance: Instance, coming: Source) -> None:
@@ -226,12 +236,18 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         block_device_info: BlockDeviceInfo = None,
     ) -> None:
         """At the destination: the guest is ours now, runs, and stays."""
-        steps.run(self.post_live_migration_at_destination_steps(instance))
+        steps.run(self.post_live_migration_at_destination_steps(instance, network_info))
 
-    def post_live_migration_at_destination_steps(self, instance: Instance) -> list[Step]:
-        """Return the parts of :meth:`post_live_migration_at_destination`; the guest waits for two of them."""
+    def post_live_migration_at_destination_steps(
+        self, instance: Instance, network_info: NetworkInfo
+    ) -> list[Step]:
+        """Return the parts of :meth:`post_live_migration_at_destination`; the guest waits for three of them.
+
+        Its filters are in place already; rules that were told meanwhile reach them before it runs.
+        """
         return [
             Step("claim", lambda: self._claim(instance)),
+            Step("filters", lambda: self.ensure_filtering_rules_for_instance(instance, network_info)),
             Step("run", lambda: self._let_run(instance)),
             Step("define", lambda: self._host.act_guest(instance.uuid, _make_permanent)),
             Step("describe", lambda: self.set_description(instance)),

@@ -24,6 +24,7 @@ FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$(?!\
 Target = Annotated[str, Meta(pattern=r"^[a-z]{2,3}[a-z]{1,3}$(?!\n)")]
 Address = HostName | Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$(?!\n)")]
 VolumeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:+-]{1,128}$(?!\n)")]
+FilterName = Annotated[str, Meta(pattern=r"^compute-agent-[0-9a-f-]{36}-tap[0-9a-f-]{1,12}$(?!\n)")]
 AbsolutePath = Annotated[str, Meta(pattern=r"^(/[^/\x00-\x1f\x7f]+)+$(?!\n)", max_length=1024)]
 
 
@@ -63,6 +64,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     :param mark: a file that it has left in its ``instances_path``
     :param free_bytes: of its ``instances_path``
     :param bridges: by the address of each VIF, as soon as it is prepared
+    :param filters: by the address of each VIF that is filtered there; as soon as they are in place
     :param listen: of its graphical consoles
     :param volumes: by id, where it finds each, as libvirt's XML of a disk; as soon as it is prepared
     :param libvirt: its version, as libvirt's number
@@ -73,6 +75,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     mark: FileName
     free_bytes: int = 0
     bridges: dict[MacAddress, InterfaceName] = {}
+    filters: dict[MacAddress, FilterName] | None = None
     listen: dict[Literal["vnc", "spice"], Address] = {}
     volumes: dict[VolumeId, Annotated[str, Meta(max_length=16384)]] = {}
     libvirt: int = 0

@@ -2,7 +2,7 @@
 """The XML of a guest that is moved: what the checks want to know, and how it reads at the destination.
 
 Libvirt moves the guest as it runs; only what names things of a host changes: the directory of the instances,
-bridges, where graphical consoles listen, and where volumes are found.
+bridges and packet filters, where graphical consoles listen, and where volumes are found.
 """
 
 import dataclasses
@@ -120,6 +120,7 @@ def for_destination(
     changed = [
         _move_files(root, os.path.join(instances_path, ""), os.path.join(to.instances_path, "")),
         _change_bridges(root, {mac.lower(): bridge for mac, bridge in to.bridges.items()}),
+        _change_filters(root, to.filters),
         _change_listeners(root, {str(kind): address for kind, address in to.listen.items()}),
         _forget_copied_chains(root, copied),
         _change_volumes(root, to.volumes),
@@ -163,6 +164,25 @@ def _change_bridges(root: etree._Element, bridges: dict[str, str]) -> bool:
         if bridge and source is not None and source.get("bridge") not in (None, bridge):
             source.set("bridge", bridge)
             changed = True
+    return changed
+
+
+def _change_filters(root: etree._Element, filters: Mapping[str, str] | None) -> bool:
+    """Put each interface behind the filter that it has there, if any; None: the destination does not tell."""
+    if filters is None:
+        return False
+    names = {mac.lower(): name for mac, name in filters.items()}
+    changed = False
+    for interface in root.iterfind("devices/interface"):
+        there = names.get(str(interface.xpath("string(mac/@address)")).lower())
+        here = interface.find("filterref")
+        if (here.get("filter") if here is not None else None) == there:
+            continue
+        if here is not None:
+            interface.remove(here)
+        if there is not None:
+            etree.SubElement(interface, "filterref", filter=there)
+        changed = True
     return changed
 
 

@@ -13,7 +13,8 @@ from compute_agent.conf import CONF
 from compute_agent.model.block_device import BlockDevice, SourceType
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
-from compute_agent.model.instance import Instance, SecurityGroup
+from compute_agent.model.instance import Instance
+from compute_agent.model.security_group import SecurityGroup
 from compute_agent.model.vif import Vif
 from compute_agent.virt.block_device import get_block_device_info
 from compute_agent.virt.event import Event, HypervisorEvent, LifecycleEvent

@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from compute_agent.model import errors
-from compute_agent.model.instance import Instance, SecurityGroup
+from compute_agent.model.instance import Instance
+from compute_agent.model.security_group import (
+    GroupMember,
+    ProviderRule,
+    RuleProtocol,
+    SecurityGroup,
+    SecurityGroupRule,
+)
 from tests.unit.virt.fake.conftest import Host, make_instance, spawn, vif
 
 
@@ -66,18 +73,24 @@ def test_plugging_and_unplugging_are_a_pair(host: Host) -> None:
         assert host.nothing_is_left()
 
 
+SMTP = SecurityGroupRule(protocol=RuleProtocol.TCP, port_range_min=25)
+
+
 def rules_of(host: Host, instance: Instance) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = host.world.filters[instance.uuid]
     return found
 
 
 def test_the_providers_rules_come_first_and_members_are_followed(host: Host) -> None:
-    host.virtapi.rules = {"provider": [{"deny": "smtp"}], "web": [{"remote_group_id": "db"}]}
+    host.virtapi.rules = {
+        "provider": [ProviderRule(protocol=RuleProtocol.TCP, port_range_min=25)],
+        "web": [SecurityGroupRule(remote_group_id="db")],
+    }
     instance = host.spawn()
     assert [rule["group"] for rule in rules_of(host, instance)] == ["provider", "web"]
-    host.virtapi.members["db"] = [{"address": "10.0.0.9"}]
+    host.virtapi.members["db"] = [GroupMember(address="10.0.0.9")]
     host.driver.refresh_security_group_members("db")
-    assert rules_of(host, instance)[1]["members"] == [{"address": "10.0.0.9"}]
+    assert rules_of(host, instance)[1]["remotes"] == ["10.0.0.9"]
     host.virtapi.rules["provider"] = []
     host.driver.refresh_provider_fw_rules()
     assert [rule["group"] for rule in rules_of(host, instance)] == ["web"]
@@ -88,27 +101,28 @@ def test_the_providers_rules_come_first_and_members_are_followed(host: Host) -> 
 
 def test_a_group_that_is_not_the_instances_changes_nothing(host: Host) -> None:
     instance = host.spawn()
-    host.virtapi.rules["mail"] = [{"allow": "smtp"}]
+    host.virtapi.rules["mail"] = [SMTP]
     host.driver.refresh_security_group_rules("mail")
     assert rules_of(host, instance) == []
 
 
 def test_an_instances_new_groups_are_applied(host: Host) -> None:
     instance = host.spawn()
-    group = SecurityGroup(id="mail", rules=[{"allow": "smtp"}])
+    group = SecurityGroup(id="mail", rules=[SMTP])
     host.driver.refresh_instance_security_rules(msgspec.structs.replace(instance, security_groups=[group]))
-    assert rules_of(host, instance) == [{"group": "mail", "allow": "smtp"}]
+    assert [rule["group"] for rule in rules_of(host, instance)] == ["mail"]
+    assert rules_of(host, instance)[0]["rule"] == msgspec.to_builtins(SMTP)
 
 
 def test_deferred_changes_are_applied_once_and_together(host: Host) -> None:
     instance = host.spawn()
     host.driver.filter_defer_apply_on()
     host.driver.filter_defer_apply_on()
-    host.virtapi.rules["web"] = [{"allow": "http"}]
+    host.virtapi.rules["web"] = [SMTP]
     host.driver.refresh_security_group_rules("web")
     assert rules_of(host, instance) == []
     host.driver.filter_defer_apply_off()
-    assert rules_of(host, instance) == [{"group": "web", "allow": "http"}]
+    assert [rule["group"] for rule in rules_of(host, instance)] == ["web"]
     host.driver.filter_defer_apply_off()
     host.virtapi.rules["web"] = []
     host.driver.refresh_security_group_rules("web")

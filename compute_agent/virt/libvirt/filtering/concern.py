@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filters of the guests here: there before a guest starts or arrives, gone with its domain.
+
+What is read (the rules on record) and what is written (libvirt's filters) belong together: a refresh may
+come while a guest is being made. So both happen under one lock, and a refresh looks for filters under it:
+either it finds those of the new guest, or the new guest finds the new rules.
+"""
+
+import threading
+from collections.abc import Callable
+
+from compute_agent.conf import CONF
+from compute_agent.model import errors
+from compute_agent.model.instance import Instance
+from compute_agent.model.vif import Vif
+from compute_agent.virt import filtering
+from compute_agent.virt.contract.base import NetworkInfo
+from compute_agent.virt.libvirt.base import LibvirtBase
+from compute_agent.virt.libvirt.filtering import design, nwfilter
+from compute_agent.virt.virtapi import VirtAPI
+
+NWFILTER = "nwfilter"
+
+
+class LibvirtFiltering(LibvirtBase):
+    """The filters of the network concern."""
+
+    def __init__(self, virtapi: VirtAPI) -> None:
+        super().__init__(virtapi)
+        self._filtering = threading.Lock()
+        self._deferred: dict[str, Instance] | None = None
+
+    # --- the contract --------------------------------------------------------------------------------
+
+    def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """Have the filters of an instance's interfaces in place, with the rules of now."""
+        with self._filtering:
+            self._put(instance, network_info)
+
+    def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
+        """Remove an instance's filters."""
+        self._drop_filters(instance.uuid)
+
+    def filter_defer_apply_on(self) -> None:
+        """Collect changes of filters."""
+        if self._deferred is None:
+            self._deferred = {}
+
+    def filter_defer_apply_off(self) -> None:
+        """Apply the collected changes of filters."""
+        collected, self._deferred = self._deferred or {}, None
+        for instance in collected.values():
+            self.refresh_instance_security_rules(instance)
+
+    def refresh_security_group_rules(self, security_group_id: str) -> None:
+        """Apply a group's rules to its instances here."""
+        self._refresh_filters(lambda instance: filtering.is_member(instance, security_group_id))
+
+    def refresh_instance_security_rules(self, instance: Instance) -> None:
+        """Apply an instance's groups, if it has filters here."""
+        self._check_filters(instance)
+        with self._filtering:
+            self._renew(instance, self._host.ask(nwfilter.filtered))
+
+    def _refresh_filters(self, concerned: Callable[[Instance], bool]) -> None:
+        """Apply the rules of the instances here that are ``concerned`` anew."""
+        self._check_filtering()
+        with self._filtering:
+            there = self._host.ask(nwfilter.filtered)
+            for record in self.virtapi.instance_records():
+                if concerned(record.instance):
+                    self._renew(record.instance, there)
+
+    # --- shared with other concerns ------------------------------------------------------------------
+
+    def _check_filters(self, instance: Instance, network_info: NetworkInfo = None) -> None:
+        """Say whether this host can filter as an instance asks for.
+
+        :param network_info: its interfaces; None for those of its description
+        :raises UnsupportedOperation: if it can't
+        """
+        vifs = instance.network_info if network_info is None else network_info
+        rules = filtering.rules_of(instance, self.virtapi)
+        if self._filtered(vifs):
+            self._host.ask(nwfilter.check, bool(rules or instance.security_groups))
+        if any(rule.group != filtering.PROVIDER for rule in rules):
+            self._check_filtering()
+
+    def _check_host_filters(self) -> None:
+        """Say whether this host can filter all that may be asked of it; raises as :meth:`_check_filters`."""
+        if CONF.libvirt.filter_driver == NWFILTER:
+            self._host.ask(nwfilter.check, True)
+
+    def _check_filtering(self) -> None:
+        if CONF.libvirt.filter_driver != NWFILTER:
+            raise errors.UnsupportedOperation(
+                "rules of security groups are not applied on this host",
+                hint="[libvirt] filter_driver says who filters",
+            )
+
+    def _filters_of(self, instance: Instance, network_info: NetworkInfo) -> dict[str, str]:
+        """Return the names of the filters that an instance has on this host, by the VIFs' addresses."""
+        filtered = self._filtered(network_info)
+        return {vif.address.lower(): design.name_of(instance.uuid, vif) for vif in filtered}
+
+    def _drop_filters(self, uuid: str) -> None:
+        with self._filtering:
+            self._host.act(nwfilter.remove, uuid)
+
+    # --- how -----------------------------------------------------------------------------------------
+
+    def _renew(self, instance: Instance, there: set[str]) -> None:
+        if instance.uuid not in there:
+            return  # it gets the rules of then when it starts or arrives
+        if self._deferred is not None:
+            self._deferred[instance.uuid] = instance
+        else:
+            self._put(instance, instance.network_info)
+
+    def _filtered(self, network_info: NetworkInfo) -> list[Vif]:
+        """Return the interfaces that are to be filtered here."""
+        if CONF.libvirt.filter_driver != NWFILTER:
+            return []
+        return [vif for vif in network_info or () if vif.port_filter]
+
+    def _put(self, instance: Instance, network_info: NetworkInfo) -> None:
+        vifs = self._filtered(network_info)
+        if not vifs:
+            return
+        rules = filtering.rules_of(instance, self.virtapi)
+        grouped = bool(instance.security_groups)
+        wanted = [design.design(instance.uuid, vif, rules, grouped=grouped) for vif in vifs]
+        self._host.act(nwfilter.check, bool(rules or grouped))
+        self._host.act(nwfilter.define, wanted)
