@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from compute_agent.conf import CONF
 from tests.functional.serving import Served, bridged, serving
 from tests.rig.agent import Agent
 from tests.rig.broker import Broker
 from tests.rig.hypervisor import Hypervisor
 from tests.rig.receiver import Receiver
 from tests.rig.sender import Sender
+
+
+@pytest.fixture
+def filtered_by_others() -> Iterator[None]:
+    """The drivers of this process leave packet filters to somebody else."""
+    CONF.set_override("filter_driver", "none", "libvirt")
+    yield
+    CONF.clear_override("filter_driver", "libvirt")
 
 
 @pytest.fixture

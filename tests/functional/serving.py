@@ -114,12 +114,13 @@ def bridged() -> Iterator[str]:
 
 
 def interface(bridge: str, **fields: Any) -> dict[str, Any]:
-    """A VIF on a bridge, as `spawn` names it."""
+    """A VIF on a bridge, as `spawn` names it: not filtered, or libvirt would leave chains on this machine."""
     return {
         "id": str(uuids.uuid4()),
         "address": "52:54:00:aa:bb:01",
         "type": "bridge",
         "bridge": bridge,
+        "port_filter": False,
     } | fields
 
 

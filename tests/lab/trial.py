@@ -272,7 +272,11 @@ class Trial:
         dropped = self.guest.uuid if shared else "\0"
         return Left(
             secrets=tuple(host.virsh("-q", "secret-list").split()),
-            filters=tuple(host.virsh("-q", "nwfilter-binding-list").split()),
+            filters=tuple(
+                word
+                for kind in ("nwfilter-list", "nwfilter-binding-list")
+                for word in host.virsh("-q", kind).split()
+            ),
             taps=tuple(_taps(host)),
             files=tuple(sorted(name for name in names if _counts(name, dropped))),
             ports=tuple(_open_ports(host)),

@@ -11,7 +11,7 @@ import pytest
 
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
-from compute_agent.model.security_group import SecurityGroup
+from compute_agent.model.security_group import RuleProtocol, SecurityGroup, SecurityGroupRule
 from compute_agent.model.states import PowerState
 from tests.functional.coldmigration.hosts import Migration, Pair, copies, differs, files_of, write
 
@@ -105,6 +105,7 @@ def test_shared_storage_moves_nothing(pair: Callable[..., Pair]) -> None:
     assert sorted(both.one.left_of(instance)) == [instance.uuid]  # the files of both
 
 
+@pytest.mark.usefixtures("filtered_by_others")
 def test_what_can_not_be_is_refused_before_anything_is_touched(pair: Callable[..., Pair]) -> None:
     both = pair()
     instance = both.spawned(Flavor(vcpus=1, memory_mb=32, root_gb=2, ephemeral_gb=2))
@@ -118,8 +119,9 @@ def test_what_can_not_be_is_refused_before_anything_is_touched(pair: Callable[..
         with pytest.raises(errors.MigrationRefused, match=why):
             moved.check()
         assert moved.fact() == "runs"
-    ruled = msgspec.structs.replace(instance, security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
-    with pytest.raises(errors.MigrationRefused, match="security_groups"):  # nobody could put them in place
+    group = SecurityGroup(id="web", rules=[SecurityGroupRule(protocol=RuleProtocol.TCP, port_range_min=80)])
+    ruled = msgspec.structs.replace(instance, security_groups=[group])
+    with pytest.raises(errors.MigrationRefused, match="rules of security groups"):  # nobody would apply them
         Migration(both, ruled, instance.flavor).check()
     assert both.other.left_of(instance) == []
 

@@ -12,7 +12,7 @@ from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
-from compute_agent.model.security_group import SecurityGroup
+from compute_agent.model.security_group import RuleProtocol, SecurityGroup, SecurityGroupRule
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from tests.functional.libvirt_driver.conftest import Watched
@@ -143,10 +143,12 @@ def test_an_orphan_goes_when_it_is_named(watched: Watched) -> None:
     assert watched.left_of(instance) == []
 
 
+@pytest.mark.usefixtures("filtered_by_others")
 def test_a_description_with_what_is_not_offered_is_refused(watched: Watched) -> None:
     instance = watched.spawned()
-    ruled = msgspec.structs.replace(instance, security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
-    with pytest.raises(errors.UnsupportedOperation, match="security_groups"):
+    group = SecurityGroup(id="web", rules=[SecurityGroupRule(protocol=RuleProtocol.TCP, port_range_min=80)])
+    ruled = msgspec.structs.replace(instance, security_groups=[group])
+    with pytest.raises(errors.UnsupportedOperation, match="rules of security groups"):
         watched.driver.set_description(ruled)
     found = watched.driver.get_description(instance.uuid)
     assert found is not None and found.instance is not None and found.instance.security_groups == []

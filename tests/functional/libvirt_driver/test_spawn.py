@@ -13,7 +13,7 @@ from compute_agent.model.block_device import BlockDevice, SourceType
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.image import Image
 from compute_agent.model.instance import Instance
-from compute_agent.model.security_group import SecurityGroup
+from compute_agent.model.security_group import RuleProtocol, SecurityGroup, SecurityGroupRule
 from compute_agent.model.states import PowerState
 from compute_agent.model.vif import Vif
 from compute_agent.virt.libvirt.paths import tap_name
@@ -22,6 +22,7 @@ from tests.functional.serving import links
 from tests.rig import domain
 from tests.rig.bootsector import SHORT_LIVED
 
+RULED = SecurityGroup(id="web", rules=[SecurityGroupRule(protocol=RuleProtocol.TCP, port_range_min=80)])
 STEPS = ["check", "image", "directory", "disk", "define", "start"]
 
 
@@ -176,9 +177,10 @@ def test_a_missing_image_leaves_nothing(watched: Watched) -> None:
     assert watched.left_of(instance) == []
 
 
-def test_what_this_release_can_not_honour_is_refused_by_name(watched: Watched) -> None:
-    instance = watched.instance(security_groups=[SecurityGroup(id="web", rules=[{"port": 80}])])
-    with pytest.raises(errors.UnsupportedOperation, match=r"rules in security_groups"):
+@pytest.mark.usefixtures("filtered_by_others")
+def test_rules_that_nobody_applies_are_refused(watched: Watched) -> None:
+    instance = watched.instance(security_groups=[RULED])
+    with pytest.raises(errors.UnsupportedOperation, match="rules of security groups"):
         watched.spawn(instance)
     assert watched.left_of(instance) == []
 
@@ -219,9 +221,9 @@ def test_a_plan_shows_the_domain_and_changes_nothing(watched: Watched) -> None:
     assert watched.left_of(instance) == []
 
 
+@pytest.mark.usefixtures("filtered_by_others")
 def test_a_plan_tells_why_a_spawn_would_fail(watched: Watched) -> None:
-    groups = [SecurityGroup(id="web", rules=[{"port": 80}])]
-    instance = watched.instance(flavor=Flavor(vcpus=1, memory_mb=2**26), security_groups=groups)
+    instance = watched.instance(flavor=Flavor(vcpus=1, memory_mb=2**26), security_groups=[RULED])
     shown = steps.plan(watched.spawn_steps(instance))
     assert [p.code for p in shown[0]["problems"]] == ["UnsupportedOperation", "InsufficientResources"]
 
