@@ -79,7 +79,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if twice:
                 raise errors.InvalidArguments(f"{what} given twice: {', '.join(sorted(twice))}")
         for vif in self.network_info:
-            vif.check()
+            _ = vif.addresses  # which raises what is wrong with them
         minimum = self.flavor.min_memory_mb
         if minimum is not None and minimum > self.flavor.memory_mb:
             raise errors.InvalidArguments("flavor.min_memory_mb is above flavor.memory_mb")

@@ -11,6 +11,8 @@ from msgspec import Meta
 from compute_agent.model import errors
 from compute_agent.model.fields import Identifier, InterfaceName, IpAddress, MacAddress
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 class VifType(enum.StrEnum):
     """How the interface reaches the network."""
@@ -43,13 +45,13 @@ class Vif(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     port_filter: bool = True
     tag: Identifier | None = None
 
-    def check(self) -> None:
-        """Check what no single field's type can say.
+    @property
+    def addresses(self) -> list[Address]:
+        """``fixed_ips`` without their prefix lengths.
 
-        :raises InvalidArguments: naming what is wrong
+        :raises InvalidArguments: if one is no address
         """
-        for address in self.fixed_ips:
-            try:
-                ipaddress.ip_interface(address)
-            except ValueError as error:
-                raise errors.InvalidArguments(f"VIF {self.id}: fixed_ips: {error}") from None
+        try:
+            return [ipaddress.ip_interface(address).ip for address in self.fixed_ips]
+        except ValueError as error:
+            raise errors.InvalidArguments(f"VIF {self.id}: fixed_ips: {error}") from None

@@ -42,6 +42,8 @@ from tests.rig.process import (
 _PACKAGE = "libvirt-daemon-system"
 _READY_DEADLINE_S = 60.0
 _WARM_DEADLINE_S = 180.0
+#: What libvirt 9.0 ends with if a guest that it filters ends in the very moment in which it starts.
+_CAN_NOT_BEGIN = "Driver state initialization failed"
 _NWFILTERS = pathlib.Path("/etc/libvirt/nwfilter")
 
 _LIBVIRTD_CONF = """\
@@ -253,7 +255,10 @@ class Hypervisor(Daemon):
 
     def _answers(self) -> bool:
         if not self.running:
-            raise RigError(f"libvirtd ended while it started\n{self.evidence()}")
+            if not self.log_text().rstrip().endswith(_CAN_NOT_BEGIN):
+                raise RigError(f"libvirtd ended while it started\n{self.evidence()}")
+            self.launch()  # as systemd does
+            return False
         libvirt = bindings()
         try:
             self.connect().close()

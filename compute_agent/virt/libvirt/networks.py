@@ -21,6 +21,11 @@ def check(vifs: Iterable[Vif]) -> None:
         raise errors.NetworkUnavailable(f"no such bridge on this host: {named}")
 
 
+def is_interface(name: str) -> bool:
+    """Return whether there is a network interface of that name."""
+    return os.path.exists(os.path.join(_INTERFACES, name))
+
+
 def is_bridge(name: str) -> bool:
     """Return whether there is a bridge of that name."""
     return os.path.isdir(os.path.join(_INTERFACES, name, "bridge"))

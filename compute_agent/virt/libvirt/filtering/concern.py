@@ -6,9 +6,9 @@ come while a guest is being made. So both happen under one lock, and a refresh l
 either it finds those of the new guest, or the new guest finds the new rules.
 """
 
-import threading
 from collections.abc import Callable
 
+from compute_agent import concurrency
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
@@ -27,14 +27,14 @@ class LibvirtFiltering(LibvirtBase):
 
     def __init__(self, virtapi: VirtAPI) -> None:
         super().__init__(virtapi)
-        self._filtering = threading.Lock()
+        self._one = concurrency.Semaphore(1)
         self._deferred: dict[str, Instance] | None = None
 
     # --- the contract --------------------------------------------------------------------------------
 
     def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
         """Have the filters of an instance's interfaces in place, with the rules of now."""
-        with self._filtering:
+        with self._one:
             self._put(instance, network_info)
 
     def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
@@ -59,13 +59,13 @@ class LibvirtFiltering(LibvirtBase):
     def refresh_instance_security_rules(self, instance: Instance) -> None:
         """Apply an instance's groups, if it has filters here."""
         self._check_filters(instance)
-        with self._filtering:
+        with self._one:
             self._renew(instance, self._host.ask(nwfilter.filtered))
 
     def _refresh_filters(self, concerned: Callable[[Instance], bool]) -> None:
         """Apply the rules of the instances here that are ``concerned`` anew."""
         self._check_filtering()
-        with self._filtering:
+        with self._one:
             there = self._host.ask(nwfilter.filtered)
             for record in self.virtapi.instance_records():
                 if concerned(record.instance):
@@ -104,7 +104,7 @@ class LibvirtFiltering(LibvirtBase):
         return {vif.address.lower(): design.name_of(instance.uuid, vif) for vif in filtered}
 
     def _drop_filters(self, uuid: str) -> None:
-        with self._filtering:
+        with self._one:
             self._host.act(nwfilter.remove, uuid)
 
     # --- how -----------------------------------------------------------------------------------------

@@ -80,13 +80,14 @@ def design(instance_uuid: str, vif: Vif, rules: Sequence[AppliedRule], *, groupe
 
     :param rules: all that hold for the instance
     :param grouped: it is of a security group: what none of the rules lets through is dropped
+    :raises InvalidArguments: if one of ``fixed_ips`` is no address
     """
     name = name_of(instance_uuid, vif)
     root = etree.Element("filter", name=name, chain="root")
     etree.SubElement(root, "uuid").text = str(uuid.uuid5(_SPACE, name))
     mac = vif.address.lower()
     root.append(_rule("drop", "out", Priority.OWN_MAC, "mac", {"match": "no", "srcmacaddr": mac}))
-    given = [ipaddress.ip_interface(address).ip for address in vif.fixed_ips]
+    given = vif.addresses
     for kind, parts in _KINDS.items():
         own = [str(address) for address in given if address.version == parts.version]
         if given and not own:

@@ -5,13 +5,14 @@ Libvirt keeps filters over restarts, applies a changed one at once to the guests
 guest whose filter is missing.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 
 import libvirt
 
 from compute_agent.model import errors
-from compute_agent.virt.libvirt import faults
+from compute_agent.virt.libvirt import faults, networks
 from compute_agent.virt.libvirt.filtering.design import PREFIX, Filter, prefix_of
 
 _SWITCHES = "/proc/sys/net/bridge"
@@ -64,6 +65,7 @@ def remove(connection: libvirt.virConnect, instance_uuid: str) -> None:
     """
     for found in _ours(connection):
         if found.name().startswith(prefix_of(instance_uuid)):
+            _drop_stale_bindings(connection, found.name())
             _undefine(found)
 
 
@@ -81,6 +83,19 @@ def _ours(connection: libvirt.virConnect) -> list[libvirt.virNWFilter]:
             raise
         return []  # a libvirt that keeps no filters has none
     return [found for found in there if found.name().startswith(f"{PREFIX}-")]
+
+
+def _drop_stale_bindings(connection: libvirt.virConnect, name: str) -> None:
+    """Forget that a filter is used by an interface which is gone.
+
+    A libvirtd that is killed while a guest arrives ends the guest when it is back, but not its binding.
+    """
+    for binding in connection.listAllNWFilterBindings(0):
+        if binding.filterName() == name and not networks.is_interface(binding.portDev()):
+            with contextlib.suppress(
+                libvirt.libvirtError
+            ):  # somebody else was faster; else the next call tells
+                binding.delete()
 
 
 def _undefine(found: libvirt.virNWFilter) -> None:
