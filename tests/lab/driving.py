@@ -42,7 +42,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Api:
-    """The agent, as far as the driver may ask it."""
+    """The agent, as far as the driver may ask it.
+
+    rules: of security groups, by their ids.
+    """
+
+    def __init__(self, rules: dict[str, Any]) -> None:
+        self.rules = rules
 
     def is_bootable(self, uuid: str) -> bool:
         return True
@@ -51,7 +57,11 @@ class _Api:
         raise NotImplementedError
 
     def security_group_rules(self, group_id: str) -> list[Any]:
-        return []
+        import msgspec
+
+        from compute_agent.model.security_group import SecurityGroupRule
+
+        return msgspec.convert(self.rules.get(group_id, []), list[SecurityGroupRule])
 
     def security_group_members(self, group_id: str) -> list[Any]:
         return []
@@ -69,7 +79,7 @@ class Asked:
 
         self.request = request
         self.heard: list[Any] = []
-        self.driver = LibvirtDriver(_Api())  # type: ignore[arg-type]
+        self.driver = LibvirtDriver(_Api(request.get("rules", {})))  # type: ignore[arg-type]
         self.driver.register_event_listener(self.heard.append)
         self.driver.init_host(request["host"])
         self.instance = msgspec.convert(request["instance"], Instance)

@@ -141,6 +141,22 @@ def test_filters_are_there_before_the_guest_and_gone_after_it(
     assert answers(guest.address)
 
 
+@pytest.mark.long
+def test_rules_that_are_told_while_a_guest_is_moved_hold_before_it_runs(pair: Callable[..., Pair]) -> None:
+    both = pair(shared=True, sections=TCP)
+    guest = _spawn(both, security_groups=[{"id": "web"}])
+    for agent in both.agents:
+        agent.stop()
+    one, other = (Driver(host, agent, guest) for host, agent in zip(both.hosts, both.agents, strict=True))
+    data = prepare(one, other)
+    one.call("move", data=data, dest=other.agent.host)
+    with Pinger(guest.address, 0.1) as pinger:
+        other.call("take", rules={"web": [PING]})
+        pinger.wait_answer()
+    other.call("take", rules={"web": []})
+    assert _is_silent(guest)
+
+
 @pytest.mark.parametrize("mode", ["live", "cold"])
 def test_no_packet_slips_in_while_a_guest_is_moved(pair: Callable[..., Pair], mode: str) -> None:
     both = pair(shared=True, sections=TCP)

@@ -40,6 +40,8 @@ def test_what_is_written_is_read_again() -> None:
         {"destination": TO | {"instances_path": "/srv\n"}},
         {"destination": TO | {"mark": "../mark"}},
         {"destination": TO | {"bridges": {"02:00:00:00:00:01": "br0'/>"}}},
+        {"destination": TO | {"filters": {"02:00:00:00:00:01": "clean-traffic"}}},
+        {"destination": TO | {"filters": {"02:00:00:00:00:01": f"compute-agent-{UUID}-tap0'/><x y='"}}},
         {"source": FROM | {"disks": [DISK | {"name": "../../etc/passwd"}]}},
         {"source": FROM | {"disks": [DISK | {"name": ".hidden"}]}},
         {"source": FROM | {"disks": [DISK | {"format": "vmdk"}]}},

@@ -113,6 +113,31 @@ def test_what_names_things_of_a_host_is_changed_for_the_other() -> None:
         assert "/mnt/volume" in changed and "/srv/one/" not in changed
 
 
+_MAC, _FILTER = "02:00:00:00:00:01", f"compute-agent-{UUID}-tap0123456789a"
+
+
+def _behind(filtered: str) -> str:
+    return f'<domain><devices><interface><mac address="{_MAC}"/>{filtered}</interface></devices></domain>'
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "arrives"),
+    [
+        ("", {_MAC.upper(): _FILTER}, _behind(f'<filterref filter="{_FILTER}"/>')),
+        ('<filterref filter="another"/>', {_MAC: _FILTER}, _behind(f'<filterref filter="{_FILTER}"/>')),
+        (f'<filterref filter="{_FILTER}"/>', {}, _behind("")),
+        (f'<filterref filter="{_FILTER}"/>', {_MAC: _FILTER}, None),
+        (f'<filterref filter="{_FILTER}"/>', None, None),
+        ("", {}, None),
+    ],
+    ids=["new", "another", "none there", "the same", "not told", "none at all"],
+)
+def test_a_guest_is_behind_the_filters_that_it_has_at_the_destination(
+    here: str, there: dict[str, str] | None, arrives: str | None
+) -> None:
+    assert guestxml.for_destination(_behind(here), "/srv/one", _to(filters=there)) == arrives
+
+
 _SERVED = f"""\
 <domain><devices><disk type="network" device="disk"><driver name="qemu" type="raw"/>
 <source protocol="nbd" name="volume" index="1"><host name="10.0.0.9" port="10809"/></source>
