@@ -18,9 +18,19 @@ from compute_agent.virt.contract.base import BlockDeviceInfo, Context, NetworkIn
 from compute_agent.virt.info import LiveMigrateData, MigrationStatus
 from compute_agent.virt.libvirt import faults
 from compute_agent.virt.libvirt.connection import Connections, RawEvent
-from compute_agent.virt.libvirt.migration import checks, details, guestxml, handover, look, storage, transfer
+from compute_agent.virt.libvirt.migration import (
+    checks,
+    details,
+    guestxml,
+    handover,
+    look,
+    plan,
+    storage,
+    transfer,
+)
 from compute_agent.virt.libvirt.migration.base import LibvirtMigrationBase
 from compute_agent.virt.libvirt.migration.details import Details, MovedDisk, Source
+from compute_agent.virt.libvirt.migration.postcopy import LibvirtBrokenPostCopy
 from compute_agent.virt.libvirt.migration.transfer import Transfer
 from compute_agent.virt.libvirt.volumes import connect as volumes
 from compute_agent.virt.virtapi import VirtAPI
@@ -38,13 +48,12 @@ _QEMU_DOWNTIME_MS = 300
 _SWITCHED = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
 
 
-class LibvirtMigrationSource(LibvirtMigrationBase):
+class LibvirtMigrationSource(LibvirtBrokenPostCopy):
     """The source's part of the live migration concern."""
 
     def __init__(self, virtapi: VirtAPI) -> None:
         super().__init__(virtapi)
         self._transfers: dict[str, Transfer] = {}
-        self._stalls: dict[str, transfer.Stall] = {}
         self._transfer_threads = concurrency.NativePool("libvirt-migration", _THREADS)
         self._transfer_connections = Connections(CONF.libvirt.connection_uri)
         self._relay.also = self._hear
@@ -155,9 +164,9 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         fact = self.see_migration(instance, at_source=True)
         if fact in (Fact.RUNS, Fact.HELD):
             found = self._host.act_guest(instance.uuid, transfer.definitions)
-            self._begin(uuid, found.name, transfer.plan(found, self._instances_path, data), current)
-        elif fact is Fact.SPENT and not self._is_given_up(instance, current):
-            self._begin(uuid, self._host.ask_guest(uuid, _name), transfer.mending(data), current)
+            self._begin(uuid, found.name, plan.moving(found, self._instances_path, data), current)
+        elif fact is Fact.SPENT:
+            self._begin(uuid, self._host.ask_guest(uuid, _name), plan.mending(data), current)
         self._follow(instance, current)
         fact = self._settled(instance)
         if not current.called or current.ended.is_set():
@@ -190,11 +199,11 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         """
         return self._facts().virt_type == "qemu" and self._host.ask(_qemu_version) < _TLB_IS_TOLD
 
-    def _begin(self, uuid: str, name: str, wanted: transfer.Plan, current: Transfer) -> None:
+    def _begin(self, uuid: str, name: str, wanted: plan.Plan, current: Transfer) -> None:
         current.name, current.called = name, True
         concurrency.spawn(self._call, uuid, wanted, current)
 
-    def _call(self, uuid: str, wanted: transfer.Plan, current: Transfer) -> None:
+    def _call(self, uuid: str, wanted: plan.Plan, current: Transfer) -> None:
         """Have libvirt move the guest; it takes as long as it takes."""
 
         def move(connection: libvirt.virConnect) -> None:
@@ -237,35 +246,16 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
     def _has_ended(self, instance: Instance, current: Transfer) -> bool:
         """Return whether it has: by the answer to our call; if it is not ours, by what libvirt shows.
 
-        The answer comes late, when QEMU is gone; that the guest was handed over can be seen before.
+        The answer comes late, when QEMU is gone; that the guest was handed over can be seen before. It is not
+        waited for when nothing more comes of a post-copy: it may wait for the destination, which hangs until
+        it is told.
         """
-        if current.called and (current.ended.is_set() or self._is_handed_over(instance.uuid)):
+        if not current.called:
+            return self.see_migration(instance, at_source=True) is not Fact.BUSY
+        if current.ended.is_set() or self._is_handed_over(instance.uuid):
             return True
-        if current.called:
-            return current.post_copy and self._is_given_up(instance, current)
-        return self.see_migration(instance, at_source=True) is not Fact.BUSY
-
-    def _is_given_up(self, instance: Instance, current: Transfer) -> bool:
-        """Return whether nothing more comes of a post-copy: what is here is gone, or counts as that.
-
-        Then the answer is not waited for. It may wait for the destination, which hangs until it is told.
-        """
-        current.given_up = self.see_migration(instance, at_source=True) is Fact.OFF
+        current.given_up = current.post_copy and self.see_migration(instance, at_source=True) is Fact.OFF
         return current.given_up
-
-    def _patience_is_over(self, uuid: str) -> bool:
-        """Return whether nothing has come over of a post-copy for too long since it broke off.
-
-        As long as something does, only the two libvirtd have lost each other. QEMU at the destination may
-        hang, in wait for the very memory that it is to be told of. It has to be ended before what is here is:
-        libvirt 9 keeps the job for ever if this end goes while it is mended.
-        """
-        found: dict[str, Any] = {}
-        with contextlib.suppress(errors.ComputeError, concurrency.TimedOut):
-            found = self._host.ask_monitor(uuid, transfer.statistics)
-        now = time.monotonic()
-        lasts = self._stalls.setdefault(uuid, transfer.Stall(now)).lasts(found.get("memory_remaining"), now)
-        return bool(lasts >= CONF.libvirt.live_migration_post_copy_recovery)
 
     def _is_handed_over(self, uuid: str) -> bool:
         """Return whether the end of a transfer is certain before libvirt answers, which takes it a while."""
@@ -276,14 +266,10 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         return current.handed_over
 
     def see_migration(self, instance: Instance, at_source: bool) -> Fact:
-        """As at both ends. While libvirt ends what it has handed over it is not asked: it'd not answer.
-
-        What stays behind of a post-copy that was given up counts as gone.
-        """
+        """As at both ends. While libvirt ends what it has handed over it is not asked: it'd not answer."""
         if at_source and self._is_handed_over(instance.uuid):
             return Fact.MOVED
-        fact = super().see_migration(instance, at_source)
-        return Fact.OFF if fact is Fact.SPENT and self._patience_is_over(instance.uuid) else fact
+        return super().see_migration(instance, at_source)
 
     def _watch(self, uuid: str, current: Transfer) -> None:
         """Take down the progress and let the downtime grow. What can't be asked now is asked later."""
@@ -344,11 +330,11 @@ class LibvirtMigrationSource(LibvirtMigrationBase):
         Only after the destination has taken the guest: whatever is here then never runs again.
         """
         self._await_answer(instance.uuid)
-        if super().see_migration(instance, at_source=True) in (Fact.HELD, Fact.SPENT):
+        if LibvirtMigrationBase.see_migration(self, instance, at_source=True) in (Fact.HELD, Fact.SPENT):
             self._stop_if_there(instance.uuid)
         if not self._is_off(instance.uuid):
             raise errors.InvalidState("the guest runs here: it was not given away")
-        self._stalls.pop(instance.uuid, None)
+        self._forget_stall(instance.uuid)
         self._undefine(instance.uuid)
         volumes.disconnect_all(self, instance)
         if migrate_data is None or not migrate_data.is_shared_instance_path:

@@ -8,115 +8,22 @@ the call's answer may be lost.
 By itself a guest arrives held, and runs when the destination has been told so; see model/handshake.py.
 """
 
-import dataclasses
-import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import libvirt
 
 from compute_agent import concurrency
-from compute_agent.conf import CONF
 from compute_agent.model import errors
-from compute_agent.virt.info import LiveMigrateData, MigrationStatus
+from compute_agent.virt.info import MigrationStatus
 from compute_agent.virt.libvirt import faults
-from compute_agent.virt.libvirt.migration import details, guestxml
-
-LOG = logging.getLogger(__name__)
+from compute_agent.virt.libvirt.migration.plan import Definitions, Plan
 
 _FIRST_DOWNTIME_SHARE = 10
 """The first limit of the downtime is this part of the last one."""
 _STALLED_S = 30.0
 _UP = frozenset({libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED})
-_NARROW_MIB = 1
-"""MiB per second before a post-copy is switched over: it must not end without that."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Definitions:
-    """A guest as XML, with its secrets: as it runs, and as it is started the next time; its name."""
-
-    live: str
-    inactive: str
-    name: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How libvirt is asked to move a guest."""
-
-    uri: str
-    flags: int
-    parameters: Mapping[str, Any]
-
-
-def plan(found: Definitions, instances_path: str, data: LiveMigrateData) -> Plan:
-    """Return how the guest is to be moved. Pure, but for the configuration."""
-    to, guest = details.destination(data), details.source(data)
-    options = CONF.libvirt
-    post_copy = bool(data.post_copy)
-    converge = (
-        options.live_migration_permit_auto_converge if data.auto_converge is None else data.auto_converge
-    )
-    moved = [disk.target for disk in guest.disks] if data.block_migration else []
-    # Defined at the destination as soon as it is there, or it would be forgotten should it go off while held;
-    # and still defined here, so that it shows how the transfer ended.
-    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PERSIST_DEST
-    flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-    for wanted, flag in (
-        (post_copy, libvirt.VIR_MIGRATE_POSTCOPY),
-        # Libvirt does not hold what arrives in a post-copy: it runs there as soon as it may.
-        (data.held and not post_copy, libvirt.VIR_MIGRATE_PAUSED),
-        (converge, libvirt.VIR_MIGRATE_AUTO_CONVERGE),
-        (options.live_migration_parallel_connections > 1 and not post_copy, libvirt.VIR_MIGRATE_PARALLEL),
-        (options.live_migration_with_native_tls, libvirt.VIR_MIGRATE_TLS),
-        (moved, libvirt.VIR_MIGRATE_NON_SHARED_DISK),
-        (
-            data.is_shared_instance_path and options.live_migration_trust_shared_storage,
-            libvirt.VIR_MIGRATE_UNSAFE,
-        ),
-    ):
-        flags |= flag if wanted else 0
-    parameters = dict(_parameters(found, instances_path, data, flags, moved))
-    return Plan(f"qemu+{options.live_migration_scheme}://{_bracketed(to.address)}/system", flags, parameters)
-
-
-def mending(data: LiveMigrateData) -> Plan:
-    """Return how a post-copy that broke off is gone on with. Pure, but for the configuration."""
-    address, options = _bracketed(details.destination(data).address), CONF.libvirt
-    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PERSIST_DEST
-    flags |= libvirt.VIR_MIGRATE_POSTCOPY | libvirt.VIR_MIGRATE_POSTCOPY_RESUME
-    flags |= libvirt.VIR_MIGRATE_TLS if options.live_migration_with_native_tls else 0
-    parameters = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{address}"}
-    return Plan(f"qemu+{options.live_migration_scheme}://{address}/system", flags, parameters)
-
-
-def _parameters(
-    found: Definitions, instances_path: str, data: LiveMigrateData, flags: int, moved: list[str]
-) -> Iterator[tuple[str, Any]]:
-    to, options = details.destination(data), CONF.libvirt
-    yield libvirt.VIR_MIGRATE_PARAM_URI, f"tcp://{_bracketed(to.address)}"
-    for name, xml in (
-        (libvirt.VIR_MIGRATE_PARAM_DEST_XML, found.live),
-        (libvirt.VIR_MIGRATE_PARAM_PERSIST_XML, found.inactive),
-    ):
-        changed = guestxml.for_destination(xml, instances_path, to, moved)
-        if changed is not None:
-            yield name, changed
-    if moved:
-        yield libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS, moved
-    if flags & libvirt.VIR_MIGRATE_PARALLEL:
-        yield libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, options.live_migration_parallel_connections
-    bandwidth = options.live_migration_bandwidth if data.bandwidth_mib is None else data.bandwidth_mib
-    if flags & libvirt.VIR_MIGRATE_POSTCOPY:
-        bandwidth = _NARROW_MIB
-    if bandwidth:
-        yield libvirt.VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def start(domain: libvirt.virDomain, wanted: Plan) -> None:
@@ -194,26 +101,6 @@ def downtimes(
         return [(0.0, last_ms)]
     factor = (last_ms / first) ** (1 / (steps - 1))
     return [(number * delay_s, round(first * factor**number)) for number in range(steps)]
-
-
-class Stall:
-    """How long nothing has come over. Pure.
-
-    :param now: when it began, as :func:`time.monotonic` tells it
-    """
-
-    def __init__(self, now: float) -> None:
-        self._since = now
-        self._remaining: int | None = None
-
-    def lasts(self, remaining: int | None, now: float) -> float:
-        """Return for how many seconds the same was left.
-
-        :param remaining: bytes that are left now; None: that can't be read, and is no news
-        """
-        if remaining is not None and remaining != self._remaining:
-            self._since, self._remaining = now, remaining
-        return now - self._since
 
 
 class Transfer:
