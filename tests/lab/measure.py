@@ -104,6 +104,7 @@ class Bench:
             for agent in self.agents:
                 agent.stop()
             for source, destination in ((0, 1), (1, 0)):
+                self.guest.carry_filters(self.lab.hosts[source], self.lab.hosts[destination])
                 if not self.shared:
                     self.guest.prepare_raw(self.lab.hosts[source], self.lab.hosts[destination])
                 yield measured(RAW, self.guest, lambda s=source, d=destination: self.by_libvirt(s, d))  # type: ignore[misc]

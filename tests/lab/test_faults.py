@@ -16,8 +16,8 @@ _PHASES_OF_SOURCE = ("asked", "moving", "given", "given.settled")
 _PHASES_OF_DESTINATION = ("preparing", "prepared", "owner", "owner.settled")
 _DONE_AT_SOURCE = ("prepare", "start_transfer", "look", "take", "end_guest", "clean_up", "confirm")
 _DONE_AT_DESTINATION = ("make_ready", "ready", "resume_guest", "confirm", "taken")
-_MADE = ("check", "directory", "disks", "files", "note")
-_TAKEN = ("claim", "run", "define", "describe", "forget")
+_MADE = ("check", "directory", "disks", "files", "filters", "note")
+_TAKEN = ("claim", "rules", "run", "define", "describe", "forget")
 
 
 def _around(phases: Sequence[str]) -> list[str]:

@@ -159,9 +159,19 @@ class LabGuest:
 
     def migrate_raw(self, source: Host, destination: Host, *options: str) -> float:
         """Move it by `virsh migrate --live --p2p`, past all agents; how long that took in seconds."""
+        self.carry_filters(source, destination)
         began = time.monotonic()
         source.virsh("migrate", "--live", "--p2p", *options, self.uuid, destination.uri, timeout=240)
         return time.monotonic() - began
+
+    def carry_filters(self, source: Host, destination: Host) -> None:
+        """Define its packet filters at the other end too: no libvirt takes a guest in without."""
+        for name in source.virsh("nwfilter-list").split():
+            if self.uuid in name:
+                file = destination.private / f"{name}.xml"
+                file.write_text(source.virsh("nwfilter-dumpxml", name))
+                destination.virsh("nwfilter-define", str(destination.local / file.name))
+                file.unlink()
 
     def prepare_raw(self, source: Host, destination: Host) -> None:
         """For `--copy-storage-all`: make its directory and an empty disk of its size at the other end."""

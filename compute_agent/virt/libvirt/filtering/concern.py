@@ -6,9 +6,10 @@ come while a guest is being made. So both happen under one lock, and a refresh l
 either it finds those of the new guest, or the new guest finds the new rules.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
-from compute_agent import concurrency
+from compute_agent import concurrency, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
@@ -20,6 +21,7 @@ from compute_agent.virt.libvirt.filtering import design, nwfilter
 from compute_agent.virt.virtapi import VirtAPI
 
 NWFILTER = "nwfilter"
+_LOOK_S = 0.2
 
 
 class LibvirtFiltering(LibvirtBase):
@@ -34,7 +36,7 @@ class LibvirtFiltering(LibvirtBase):
 
     def ensure_filtering_rules_for_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
         """Have the filters of an instance's interfaces in place, with the rules of now."""
-        with self._one:
+        with self._alone():
             self._put(instance, network_info)
 
     def unfilter_instance(self, instance: Instance, network_info: NetworkInfo) -> None:
@@ -59,13 +61,13 @@ class LibvirtFiltering(LibvirtBase):
     def refresh_instance_security_rules(self, instance: Instance) -> None:
         """Apply an instance's groups, if it has filters here."""
         self._check_filters(instance)
-        with self._one:
+        with self._alone():
             self._renew(instance, self._host.ask(nwfilter.filtered))
 
     def _refresh_filters(self, concerned: Callable[[Instance], bool]) -> None:
         """Apply the rules of the instances here that are ``concerned`` anew."""
         self._check_filtering()
-        with self._one:
+        with self._alone():
             there = self._host.ask(nwfilter.filtered)
             for record in self.virtapi.instance_records():
                 if concerned(record.instance):
@@ -104,10 +106,23 @@ class LibvirtFiltering(LibvirtBase):
         return {vif.address.lower(): design.name_of(instance.uuid, vif) for vif in filtered}
 
     def _drop_filters(self, uuid: str) -> None:
-        with self._one:
+        with self._alone():
             self._host.act(nwfilter.remove, uuid)
 
     # --- how -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time. Whoever waits is not kept beyond its own deadline by one that waits for libvirt.
+
+        :raises Cancelled, Timeout: if the running operation is cancelled or over its time
+        """
+        while not self._one.acquire(timeout=_LOOK_S):
+            steps.current().check()
+        try:
+            yield
+        finally:
+            self._one.release()
 
     def _renew(self, instance: Instance, there: set[str]) -> None:
         if instance.uuid not in there:
@@ -130,5 +145,4 @@ class LibvirtFiltering(LibvirtBase):
         rules = filtering.rules_of(instance, self.virtapi)
         grouped = bool(instance.security_groups)
         wanted = [design.design(instance.uuid, vif, rules, grouped=grouped) for vif in vifs]
-        self._host.act(nwfilter.check, bool(rules or grouped))
-        self._host.act(nwfilter.define, wanted)
+        self._host.act(nwfilter.define, wanted, bool(rules or grouped))

@@ -52,8 +52,12 @@ def _read(switch: str) -> str:
         return ""
 
 
-def define(connection: libvirt.virConnect, wanted: Iterable[Filter]) -> None:
-    """Put filters in, or bring them up to date. What is as it should be stays untouched."""
+def define(connection: libvirt.virConnect, wanted: Iterable[Filter], follows_connections: bool) -> None:
+    """Put filters in, or bring them up to date. What is as it should be stays untouched.
+
+    Raises as :func:`check`.
+    """
+    check(connection, follows_connections)
     for one in wanted:
         connection.nwfilterDefineXML(one.xml)
 

@@ -247,7 +247,7 @@ class LibvirtMigrationDestination(LibvirtMigrationBase):
         """
         return [
             Step("claim", lambda: self._claim(instance)),
-            Step("filters", lambda: self.ensure_filtering_rules_for_instance(instance, network_info)),
+            Step("rules", lambda: self.ensure_filtering_rules_for_instance(instance, network_info)),
             Step("run", lambda: self._let_run(instance)),
             Step("define", lambda: self._host.act_guest(instance.uuid, _make_permanent)),
             Step("describe", lambda: self.set_description(instance)),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,14 @@ import libvirt
 import msgspec
 import pytest
 
-from compute_agent import concurrency
+from compute_agent import concurrency, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.flavor import Flavor
 from compute_agent.model.instance import Instance
 from compute_agent.model.security_group import GroupMember, ProviderRule, SecurityGroup, SecurityGroupRule
 from compute_agent.model.vif import Vif
+from compute_agent.steps import Work
 from compute_agent.virt.fake.virtapi import MemoryVirtAPI
 from compute_agent.virt.libvirt.filtering import nwfilter
 from compute_agent.virt.libvirt.filtering.concern import LibvirtFiltering
@@ -235,6 +237,16 @@ def test_a_refresh_that_comes_while_filters_are_made_is_not_lost(filtering: Filt
         filtering.refresh_security_group_rules("web")
         making.wait()
         assert 'priority="500"' in filtering.libvirt.of(UUID)[0]
+
+
+def test_whoever_waits_for_another_ends_at_its_own_deadline(filtering: Filtering) -> None:
+    instance = described()
+    filtering._one.acquire()
+    late = Work(verb="spawn", operation_id=UUID, deadline=time.monotonic())
+    with steps.working(late), pytest.raises(errors.Timeout):
+        filtering.ensure_filtering_rules_for_instance(instance, instance.network_info)
+    filtering._one.release()
+    filtering.ensure_filtering_rules_for_instance(instance, instance.network_info)
 
 
 @pytest.mark.parametrize(
