@@ -13,7 +13,7 @@ from compute_agent import concurrency, steps
 from compute_agent.manager.manager import Manager
 from compute_agent.model import errors
 from compute_agent.model.event import Cause, EventType
-from compute_agent.model.handshake import Fact, Kind
+from compute_agent.model.handshake import Fact, Kind, Phase
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.states import InstanceState, PowerState, follow
 from compute_agent.operations import telling
@@ -116,9 +116,21 @@ def differs(record: InstanceRecord, seen: PowerState) -> bool:
     return seen not in (record.power_state, PowerState.NOSTATE) and not both_off
 
 
+def is_given(manager: Manager, uuid: str) -> bool:
+    """Return whether it is decided that a guest which ran here is another host's.
+
+    Then the end of what is left here is the end of its migration, whatever it looks like: libvirt calls it a
+    crash if it was killed itself while it ended QEMU.
+    """
+    known = manager.store.read(lambda tx: handshakes.of_instance(tx, uuid))
+    if known is None or known.settled or known.kind not in (Kind.PRECOPY, Kind.POSTCOPY):
+        return False
+    return known.phase is Phase.GIVEN
+
+
 def _has_left(manager: Manager, record: InstanceRecord) -> bool:
     """Return whether a guest is off because it went to another host while it ran."""
-    if record.moved_to is not None:
+    if record.moved_to is not None or is_given(manager, record.uuid):
         return True
     known = manager.store.read(lambda tx: handshakes.of_instance(tx, record.uuid))
     if record.state is not InstanceState.MIGRATING or known is None or known.kind is Kind.COLD:
@@ -146,7 +158,7 @@ def note_difference(
     kind = KINDS[seen]
     if kind is EventType.LIFECYCLE_STARTED and record.power_state in RESUMES:
         kind = EventType.LIFECYCLE_RESUMED
-    if kind is EventType.LIFECYCLE_STOPPED and _has_left(manager, record):
+    if kind in ENDS and _has_left(manager, record):
         kind, seen = TRANSITIONS[virt_event.EVENT_LIFECYCLE_MIGRATION_COMPLETED]
     detail = f"was {record.power_state.name} on record"
     data: dict[str, Any] = {"detail": detail, "observed": "reconciled"}

@@ -152,6 +152,8 @@ class Observer:
     def _lifecycle(self, event: virt_event.LifecycleEvent) -> None:
         uuid = event.get_instance_uuid()
         kind, power_state = noting.TRANSITIONS[event.get_transition()]
+        if kind in noting.ENDS and noting.is_given(self._manager, uuid):
+            kind, power_state = noting.TRANSITIONS[virt_event.EVENT_LIFECYCLE_MIGRATION_COMPLETED]
         entry = self._manager.engine.running_on(uuid)
         caused = entry is not None and kind.value.rpartition(".")[2] in expected(entry)
         data: dict[str, Any] = {"detail": event.detail, "observed": "live"}

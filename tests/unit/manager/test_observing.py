@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What guests and people at the hypervisor do is followed, told, and never fought."""
 
+import uuid as uuids
+
 import pytest
 
 from compute_agent import concurrency, failpoints
 from compute_agent.conf import CONF
 from compute_agent.manager import reconcile
 from compute_agent.model.event import Cause
+from compute_agent.model.handshake import Kind, Phase
 from compute_agent.model.states import InstanceState as S
 from compute_agent.model.states import PowerState
+from compute_agent.store import handshakes
 from compute_agent.store import host as host_store
+from compute_agent.store.handshakes import HandshakeRecord
 from tests.unit.house import House
 
 
@@ -30,6 +35,35 @@ def test_a_crash_is_told_as_one_with_its_last_words(house: House) -> None:
     (event,) = house.events("instance.lifecycle.crashed")
     assert "Oops" in str(event.data["last_words"])
     assert house.record(uuid).power_state is PowerState.CRASHED
+
+
+@pytest.mark.parametrize("seen", ["live", "after a restart"])
+@pytest.mark.parametrize(
+    ("settled", "told"),
+    [(False, "instance.lifecycle.migration_completed"), (True, "instance.lifecycle.crashed")],
+    ids=["given away", "given away and here again"],
+)
+def test_what_ends_here_of_a_guest_that_was_given_away_has_not_crashed(
+    house: House, seen: str, settled: bool, told: str
+) -> None:
+    uuid = house.spawn()
+    given = HandshakeRecord(
+        migration_id=str(uuids.uuid4()),
+        instance_uuid=uuid,
+        kind=Kind.PRECOPY,
+        phase=Phase.GIVEN,
+        settled=settled,
+        source="node-1",
+        destination="node-2",
+    )
+    house.store.write(lambda tx: handshakes.put(tx, given))
+    if seen == "live":
+        house.driver.outside.crash(uuid)
+    else:
+        house.meanwhile(uuid, "crashed")
+        house.crash()
+    ends = ("instance.lifecycle.migration_completed", "instance.lifecycle.crashed")
+    assert [event.type for end in ends for event in house.events(end)] == [told]
 
 
 def test_a_verbs_own_event_names_the_operation(house: House) -> None:
