@@ -12,10 +12,12 @@ from compute_agent.model.states import PowerState
 from compute_agent.virt.info import Description, Orphan
 from compute_agent.virt.libvirt import fencing, guest, metadata, rescue
 from compute_agent.virt.libvirt.coldmigration import aside
+from compute_agent.virt.libvirt.filtering import nwfilter
+from compute_agent.virt.libvirt.filtering.design import prefix_of
 from compute_agent.virt.libvirt.lifecycle import LibvirtLifecycle
 from compute_agent.virt.libvirt.paths import InstancePaths, is_instance_directory
 
-_ORPHAN_ID = re.compile(r"(domain|directory|aside):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_ORPHAN_ID = re.compile(r"(domain|directory|aside|filter):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _REMOVED = "_del"
 
 
@@ -42,9 +44,9 @@ class LibvirtOrphans(LibvirtLifecycle):
         )
 
     def list_orphans(self, known: Collection[str] = ()) -> list[Orphan]:
-        """Return domains, directories, and what cold migrations have set aside, of none of ``known``.
+        """Return domains, directories, filters and what cold migrations set aside, of none of ``known``.
 
-        Another host's are no orphans.
+        Another host's are no orphans, nor are the filters of a domain, which go with it.
         """
         domains = {seen.uuid: seen for seen in self._host.ask(guest.see_all)}
         made = [
@@ -56,11 +58,13 @@ class LibvirtOrphans(LibvirtLifecycle):
             made.append(Orphan(kind="directory", id=f"directory:{uuid}", detail=detail))
         for uuid, detail in self._on_disk(_set_aside, self._instances_path, known):
             made.append(Orphan(kind="aside", id=f"aside:{uuid}", detail=detail))
+        for uuid in sorted(self._host.ask(nwfilter.filtered) - domains.keys() - set(known)):
+            made.append(Orphan(kind="filter", id=f"filter:{uuid}", detail=f"{prefix_of(uuid)}*"))
         return made
 
     def destroy_orphan(self, orphan_id: str) -> None:
-        """Remove a domain (its disks stay, as a directory), a directory that no domain goes with, or what a
-        cold migration has set aside.
+        """Remove a domain (its disks stay, as a directory), a directory that no domain goes with, filters, or
+        what a cold migration has set aside.
 
         :raises InvalidArguments: if it is not an id that :meth:`list_orphans` gives
         :raises InvalidState: if a directory's domain is still there
@@ -76,6 +80,9 @@ class LibvirtOrphans(LibvirtLifecycle):
             return
         if kind == "aside":
             self._on_disk(aside.remove, InstancePaths(self._instances_path, uuid))
+            return
+        if kind == "filter":
+            self._drop_filters(uuid)
             return
         if self._power_state(uuid) is not None:
             raise errors.InvalidState(

@@ -133,6 +133,21 @@ def test_what_a_cold_migration_set_aside_and_nobody_knows_of_goes_when_named(wat
     assert ours not in left and anothers in left
 
 
+def test_filters_that_nobody_knows_of_go_when_named(watched: Watched) -> None:
+    vif = Vif(id=str(uuid.uuid4()), address="52:54:00:00:00:01", bridge="br0")
+    known, unknown, running = (watched.instance(network_info=[vif]) for _ in range(3))
+    watched.spawn(msgspec.structs.replace(running, network_info=[]))
+    for one in (known, unknown, running):
+        watched.driver.ensure_filtering_rules_for_instance(one, one.network_info)
+    found = [orphan.id for orphan in watched.driver.list_orphans({known.uuid}) if orphan.kind == "filter"]
+    assert found == [f"filter:{unknown.uuid}"]
+    for _ in range(2):
+        watched.driver.destroy_orphan(f"filter:{unknown.uuid}")
+    left = [orphan.id for orphan in watched.driver.list_orphans() if orphan.kind == "filter"]
+    assert left == [f"filter:{known.uuid}"]
+    watched.driver.unfilter_instance(known, known.network_info)
+
+
 def test_an_orphan_goes_when_it_is_named(watched: Watched) -> None:
     instance = watched.spawned()
     with pytest.raises(errors.InvalidState):
