@@ -8,7 +8,7 @@ from compute_agent.model import errors
 from compute_agent.model.event import EventType
 from compute_agent.model.instance import InstanceRecord
 from compute_agent.model.operation import Lane
-from compute_agent.model.security_group import SecurityGroup, SecurityGroupRule
+from compute_agent.model.security_group import PROVIDER, SecurityGroup, SecurityGroupRule
 from compute_agent.model.states import InstanceState as S
 from compute_agent.model.vif import Vif
 from compute_agent.operations import telling
@@ -120,7 +120,7 @@ def refresh_provider_fw_rules(manager: Manager, job: Job) -> Outcome:
     _supported(manager, job)
 
     def write(tx: Transaction) -> None:
-        groups.put_rules(tx, groups.PROVIDER, job.arguments.rules)
+        groups.put_rules(tx, PROVIDER, job.arguments.rules)
 
     manager.store.write(write)
     manager.driver.refresh_provider_fw_rules()

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from compute_agent.model import errors, fields
+from compute_agent.model import errors, fields, security_group
 from compute_agent.model.block_device import BlockDevice, ConnectionInfo, Volume
 from compute_agent.model.fields import (
     Count,
@@ -208,6 +208,9 @@ class DetachInterface(OnInstance, frozen=True, kw_only=True, forbid_unknown_fiel
 class RefreshRules(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group_id: Identifier
     rules: list[SecurityGroupRule]
+
+    def __post_init__(self) -> None:
+        security_group.check_id(self.group_id)
 
 
 class RefreshMembers(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,9 @@ from msgspec import Meta
 
 from compute_agent.model.fields import Identifier, IpAddress
 
+PROVIDER = "provider"
+"""The id under which the provider's rules are kept; no group has it."""
+
 
 class Direction(enum.StrEnum):
     """Which way the packets go, from the guest's point of view."""
@@ -125,6 +128,17 @@ class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     id: Identifier
     rules: list[SecurityGroupRule] = []
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+
+
+def check_id(group_id: str) -> None:
+    """Raise ValueError if no group may have this id."""
+    if group_id == PROVIDER:
+        raise ValueError(
+            f"no group has the id {PROVIDER}: refresh_provider_fw_rules tells the provider's rules"
+        )
 
 
 class GroupMember(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

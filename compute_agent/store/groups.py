@@ -7,11 +7,8 @@ from typing import TypeVar
 import msgspec
 
 from compute_agent.model import errors
-from compute_agent.model.security_group import GroupMember, ProviderRule, SecurityGroupRule
+from compute_agent.model.security_group import PROVIDER, GroupMember, ProviderRule, SecurityGroupRule
 from compute_agent.store.database import Transaction
-
-PROVIDER = "provider"
-"""The id under which the provider's rules are kept."""
 
 T = TypeVar("T")
 

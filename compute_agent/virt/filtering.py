@@ -9,11 +9,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from compute_agent.model.instance import Instance
-from compute_agent.model.security_group import ProviderRule, RuleAction, SecurityGroup, SecurityGroupRule
+from compute_agent.model.security_group import (
+    PROVIDER,
+    ProviderRule,
+    RuleAction,
+    SecurityGroup,
+    SecurityGroupRule,
+)
 from compute_agent.virt.virtapi import VirtAPI
-
-PROVIDER = "provider"
-"""The group whose rules win over all others."""
 
 
 @dataclasses.dataclass(frozen=True)

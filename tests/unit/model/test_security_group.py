@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from compute_agent.model.security_group import EtherType, GroupMember, ProviderRule, SecurityGroupRule
+from compute_agent.model.arguments import RefreshRules
+from compute_agent.model.security_group import (
+    EtherType,
+    GroupMember,
+    ProviderRule,
+    SecurityGroup,
+    SecurityGroupRule,
+)
 
 IPV4, IPV6 = EtherType.IPV4, EtherType.IPV6
 
@@ -68,6 +75,14 @@ def test_what_is_no_rule_is_refused(rule: Any) -> None:
 def test_a_providers_rule_drops_unless_it_says_otherwise() -> None:
     assert msgspec.convert({}, ProviderRule).action == "drop"
     assert msgspec.convert({"action": "accept"}, ProviderRule).action == "accept"
+
+
+def test_no_group_is_the_providers() -> None:
+    """Else its rules, which drop, would be told as a group's, which let in."""
+    with pytest.raises(msgspec.ValidationError, match="provider"):
+        msgspec.convert({"id": "provider"}, SecurityGroup)
+    with pytest.raises(msgspec.ValidationError, match="provider"):
+        msgspec.convert({"group_id": "provider", "rules": []}, RefreshRules)
 
 
 @pytest.mark.parametrize("address", ["10.0.0", "10.0.0.1/99", "fd00::g", ""])

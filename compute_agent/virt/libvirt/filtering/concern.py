@@ -7,18 +7,22 @@ either it finds those of the new guest, or the new guest finds the new rules.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 
 from compute_agent import concurrency, steps
 from compute_agent.conf import CONF
 from compute_agent.model import errors
 from compute_agent.model.instance import Instance
+from compute_agent.model.security_group import PROVIDER
 from compute_agent.model.vif import Vif
 from compute_agent.virt import filtering
 from compute_agent.virt.contract.base import NetworkInfo
 from compute_agent.virt.libvirt.base import LibvirtBase
 from compute_agent.virt.libvirt.filtering import design, nwfilter
 from compute_agent.virt.virtapi import VirtAPI
+
+LOG = logging.getLogger(__name__)
 
 NWFILTER = "nwfilter"
 _LOOK_S = 0.2
@@ -69,9 +73,10 @@ class LibvirtFiltering(LibvirtBase):
         self._check_filtering()
         with self._alone():
             there = self._host.ask(nwfilter.filtered)
-            for record in self.virtapi.instance_records():
-                if concerned(record.instance):
-                    self._renew(record.instance, there)
+            wanted = [one.instance for one in self.virtapi.instance_records() if concerned(one.instance)]
+            failed = [error for instance in wanted if (error := self._try_to_renew(instance, there))]
+        if failed:
+            raise failed[0]
 
     # --- shared with other concerns ------------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class LibvirtFiltering(LibvirtBase):
         rules = filtering.rules_of(instance, self.virtapi)
         if self._filtered(vifs):
             self._host.ask(nwfilter.check, bool(rules or instance.security_groups))
-        if any(rule.group != filtering.PROVIDER for rule in rules):
+        if any(rule.group != PROVIDER for rule in rules):
             self._check_filtering()
 
     def _check_host_filters(self) -> None:
@@ -123,6 +128,15 @@ class LibvirtFiltering(LibvirtBase):
             yield
         finally:
             self._one.release()
+
+    def _try_to_renew(self, instance: Instance, there: set[str]) -> errors.ComputeError | None:
+        """Return what went wrong: the others are renewed all the same."""
+        try:
+            self._renew(instance, there)
+        except errors.ComputeError as error:
+            LOG.warning("the filters of instance %s were not renewed: %s", instance.uuid, error.message)
+            return error
+        return None
 
     def _renew(self, instance: Instance, there: set[str]) -> None:
         if instance.uuid not in there:

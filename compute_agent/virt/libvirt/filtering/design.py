@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from lxml import etree
 
 from compute_agent.model.security_group import (
+    PROVIDER,
     Direction,
     EtherType,
     RuleProtocol,
     SecurityGroupRule,
 )
 from compute_agent.model.vif import Vif
-from compute_agent.virt.filtering import PROVIDER, AppliedRule
+from compute_agent.virt.filtering import AppliedRule
 from compute_agent.virt.libvirt.paths import tap_name
 
 PREFIX = "compute-agent"

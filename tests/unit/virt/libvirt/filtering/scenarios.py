@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compute_agent.model.security_group import (
+    PROVIDER,
     Direction,
     EtherType,
     ProviderRule,
@@ -14,7 +15,7 @@ from compute_agent.model.security_group import (
     SecurityGroupRule,
 )
 from compute_agent.model.vif import Vif
-from compute_agent.virt.filtering import PROVIDER, AppliedRule
+from compute_agent.virt.filtering import AppliedRule
 from compute_agent.virt.libvirt.filtering import design
 
 UUID = "6a9cc7a4-1b4e-4d3c-8f5e-0d7b2f6a1c11"

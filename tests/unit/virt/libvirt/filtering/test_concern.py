@@ -70,6 +70,7 @@ class Libvirt:
         self.filters: dict[str, str] = {"clean-traffic": ""}
         self.used: dict[str, str] = {}
         self.defined = 0
+        self.refused = "nothing"
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         concurrency.sleep(0)
@@ -87,6 +88,8 @@ class Libvirt:
         return [Binding(self, name, device) for name, device in self.used.items()]
 
     def nwfilterDefineXML(self, xml: str) -> None:
+        if self.refused in xml:
+            raise errors.HypervisorError("iptables failed")
         self.filters[xml.split('"')[1]] = xml
         self.defined += 1
 
@@ -184,6 +187,17 @@ def test_a_groups_rules_reach_its_instances_alone(filtering: Filtering) -> None:
     filtering.refresh_security_group_rules("web")
     assert '<rule action="accept" direction="in" priority="500">' in filtering.libvirt.of(UUID)[0]
     assert filtering.libvirt.of(ANOTHER) == before
+
+
+def test_one_that_can_not_be_renewed_does_not_keep_the_others_from_it(filtering: Filtering) -> None:
+    filtering.here()
+    filtering.here(ANOTHER)
+    filtering.libvirt.refused = UUID
+    filtering.api.rules["web"] = [ANYBODY]
+    with pytest.raises(errors.HypervisorError):
+        filtering.refresh_security_group_rules("web")
+    assert 'priority="500"' in filtering.libvirt.of(ANOTHER)[0]
+    assert 'priority="500"' not in filtering.libvirt.of(UUID)[0]
 
 
 def test_members_are_followed_where_a_rule_names_their_group(filtering: Filtering) -> None:
