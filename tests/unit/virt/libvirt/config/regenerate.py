@@ -6,18 +6,9 @@ from __future__ import annotations
 import pathlib
 
 from tests.unit.virt.libvirt.config.scenarios import SCENARIOS
+from tests.unit.virt.libvirt.golden import rewrite
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
-
-def main() -> None:
-    """Write a file for every scenario, and remove those that have none."""
-    for left in GOLDEN.glob("*.xml"):
-        if left.stem not in SCENARIOS:
-            left.unlink()
-    for name, make in SCENARIOS.items():
-        (GOLDEN / f"{name}.xml").write_text(make().to_xml())
-
-
 if __name__ == "__main__":
-    main()
+    rewrite(GOLDEN, {name: make().to_xml() for name, make in SCENARIOS.items()})
