@@ -20,8 +20,8 @@ _AT_FDCWD = -100
 _PUT = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
-namespace, tree, place = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
-for failed in (libc.setns(namespace, 0), libc.syscall(429, tree, b"", -100, place, 4)):
+namespace, tree, place = map(int, sys.argv[1:])
+for failed in (libc.setns(namespace, 0), libc.syscall(429, tree, b"", place, b"", 0x44)):
     if failed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 """
@@ -36,7 +36,7 @@ def mounted(place: pathlib.Path, mib: int, pid: int) -> Iterator[pathlib.Path]:
         _put(place, pid)
         yield place
     finally:
-        for inside in ([], ["nsenter", f"--mount=/proc/{pid}/ns/mnt"]):
+        for inside in ([], ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root"]):
             command = [*inside, "umount", "-l", str(place)]
             subprocess.run(command, check=False, capture_output=True, timeout=30)
 
@@ -57,12 +57,14 @@ def _put(place: pathlib.Path, pid: int) -> None:
     if tree < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    there = os.open(f"/proc/{pid}/root{place}", os.O_PATH)  # its root need not be that of its namespace
+    passed = (namespace, tree, there)
     try:
-        command = [sys.executable, "-c", _PUT, str(namespace), str(tree), str(place)]
-        subprocess.run(command, check=True, pass_fds=(namespace, tree), timeout=30)
+        command = [sys.executable, "-c", _PUT, *map(str, passed)]
+        subprocess.run(command, check=True, pass_fds=passed, timeout=30)
     finally:
-        os.close(namespace)
-        os.close(tree)
+        for descriptor in passed:
+            os.close(descriptor)
 
 
 def _run(*command: str) -> None:
