@@ -45,6 +45,8 @@ _ANSWER_S = 10.0
 _TLB_IS_TOLD = 9_000_000
 _QEMU_DOWNTIME_MS = 300
 """With what QEMU begins when it is told nothing."""
+_DECISION_MS = 60
+"""How long a guest that has arrived is held until its host has been told that it is its own."""
 _SWITCHED = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED)
 
 
@@ -188,7 +190,7 @@ class LibvirtMigrationSource(LibvirtBrokenPostCopy):
         delay = options.live_migration_downtime_delay * max(1.0, instance.flavor.memory_mb / 1024)
         last = data.max_downtime_ms or options.live_migration_downtime
         if self._misses_writes():
-            return transfer.downtimes(last, 2, delay, _QEMU_DOWNTIME_MS)
+            return transfer.downtimes(last, 2, delay, _QEMU_DOWNTIME_MS - _DECISION_MS)
         return transfer.downtimes(last, options.live_migration_downtime_steps, delay)
 
     def _misses_writes(self) -> bool:
