@@ -182,8 +182,7 @@ class LibvirtPower(LibvirtFiltering):
         :raises WrongHost, StaleGeneration: if its disks belong to another host or a later placement
         """
         self._check_ours(instance)
-        vifs = instance.network_info if network_info is None else network_info
-        self.ensure_filtering_rules_for_instance(instance, vifs)
+        self.ensure_filtering_rules_for_instance(instance, network_info)
         uuid = instance.uuid
         transition, state = (
             (events.PAUSED, PowerState.PAUSED) if paused else (events.STARTED, PowerState.RUNNING)

@@ -86,9 +86,8 @@ class LibvirtFiltering(LibvirtBase):
         :param network_info: its interfaces; None for those of its description
         :raises UnsupportedOperation: if it can't
         """
-        vifs = instance.network_info if network_info is None else network_info
         rules = filtering.rules_of(instance, self.virtapi)
-        if self._filtered(vifs):
+        if self._filtered(instance, network_info):
             self._host.ask(nwfilter.check, bool(rules or instance.security_groups))
         if any(rule.group != PROVIDER for rule in rules):
             self._check_filtering()
@@ -107,7 +106,7 @@ class LibvirtFiltering(LibvirtBase):
 
     def _filters_of(self, instance: Instance, network_info: NetworkInfo) -> dict[str, str]:
         """Return the names of the filters that an instance has on this host, by the VIFs' addresses."""
-        filtered = self._filtered(network_info)
+        filtered = self._filtered(instance, network_info)
         return {vif.address.lower(): design.name_of(instance.uuid, vif) for vif in filtered}
 
     def _drop_filters(self, uuid: str) -> None:
@@ -146,14 +145,15 @@ class LibvirtFiltering(LibvirtBase):
         else:
             self._put(instance, instance.network_info)
 
-    def _filtered(self, network_info: NetworkInfo) -> list[Vif]:
-        """Return the interfaces that are to be filtered here."""
+    def _filtered(self, instance: Instance, network_info: NetworkInfo) -> list[Vif]:
+        """Return the interfaces that are to be filtered here; of the description's, where none are told."""
         if CONF.libvirt.filter_driver != NWFILTER:
             return []
-        return [vif for vif in network_info or () if vif.port_filter]
+        vifs = instance.network_info if network_info is None else network_info
+        return [vif for vif in vifs if vif.port_filter]
 
     def _put(self, instance: Instance, network_info: NetworkInfo) -> None:
-        vifs = self._filtered(network_info)
+        vifs = self._filtered(instance, network_info)
         if not vifs:
             return
         rules = filtering.rules_of(instance, self.virtapi)

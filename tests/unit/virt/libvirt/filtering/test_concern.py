@@ -160,6 +160,12 @@ def test_filters_come_and_go_and_nobody_elses_are_touched(filtering: Filtering) 
     assert "clean-traffic" in filtering.libvirt.filters
 
 
+def test_where_no_interfaces_are_told_those_of_the_description_are_filtered(filtering: Filtering) -> None:
+    instance = described()
+    filtering.ensure_filtering_rules_for_instance(instance, None)
+    assert len(filtering.libvirt.of(UUID)) == 1 and len(filtering._filters_of(instance, None)) == 1
+
+
 def test_an_interface_without_port_filter_has_none(filtering: Filtering) -> None:
     filtering.here(network_info=[unfiltered()])
     assert not filtering.libvirt.of(UUID)
