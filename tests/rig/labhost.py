@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import subprocess
 import uuid as uuids
 from typing import Any
 
@@ -24,6 +25,18 @@ GUESTS_BRIDGE = "br-guests"
 _NIC = "eth0"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BURST = "64kb"
+
+_BRIDGES = pathlib.Path("/proc/sys/net/bridge")
+
+
+def _filter_bridges(inside: Supervisor) -> None:
+    """Have iptables see what goes over the host's bridges, or the rules of security groups do nothing."""
+    if not _BRIDGES.exists():
+        subprocess.run(
+            [tool("modprobe", "kmod"), "br_netfilter"], check=True, capture_output=True, timeout=30
+        )
+    for family in ("iptables", "ip6tables"):
+        inside.tell(["sh", "-c", f"echo 1 > {_BRIDGES}/bridge-nf-call-{family}"])
 
 
 class Host(Part):
@@ -75,6 +88,7 @@ class Host(Part):
             f"address add {self.address}/24 dev {GUESTS_BRIDGE}",
         ):
             inside.tell([ip, *line.split()])
+        _filter_bridges(inside)
 
     def _port_mac(self) -> str:
         return ":".join(["cb", *(f"{int(part):02x}" for part in self.address.split("."))])
